@@ -1,0 +1,46 @@
+# make help lists the targets. Everything runs in a virtual environment of this checkout, which the
+# targets make by themselves when it is missing.
+
+PYTHON ?= python3
+STACK ?= onedl
+TASK ?= det
+PYTEST_ARGS ?=
+
+ifeq ($(STACK),openmmlab)
+VENV ?= .venv-openmmlab
+else
+VENV ?= .venv
+endif
+BIN := $(VENV)/bin
+
+.PHONY: help setup doctor demo test lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  STACK=onedl (default) or openmmlab, the classic packages; PYTHON=python3.11, say, for"
+	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...'"
+
+setup: ## make the environment, or see that it is ready
+	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
+
+doctor: setup ## check the environment and say how to mend it
+	@$(BIN)/python tools/doctor.py
+
+demo: setup ## train, test and draw a small model on the embedded dataset
+	$(BIN)/python tools/demo.py --task $(TASK)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)
+
+lint: setup ## ruff (check and format) and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: setup ## measure the speed of the backbone
+	$(BIN)/python tools/benchmark.py --quick
+
+clean: ## remove what building and testing left; environments, data and work_dirs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find paca_mm tools tests configs -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,42 @@
+# Mask R-CNN with a small PaCa-ViT on the embedded dataset: a whole training in minutes on two CPU
+# cores, without any download.
+#   python tools/train.py configs/det/mask_rcnn_paca_shapes.py
+_base_ = [
+    './_base_/models/mask_rcnn_paca.py',
+    './_base_/datasets/shapes.py',
+    './_base_/schedules/schedule_shapes.py',
+    './_base_/runtime.py',
+]
+
+num_classes = 6
+
+model = dict(
+    backbone=dict(
+        arch=dict(
+            embed_dims=(32, 64, 128, 128),
+            num_heads=(1, 2, 4, 4),
+            depths=(1, 1, 2, 1),
+            mlp_ratios=(4, 4, 4, 4),
+        ),
+        num_clusters=(49, 49, 49, 0),
+        drop_path_rate=0.0,
+    ),
+    neck=dict(in_channels=[32, 64, 128, 128], out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=64),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=num_classes),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+)
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=4, max_keep_ckpts=2),
+)

@@ -1,0 +1,205 @@
+"""Predictions on single pictures, for any of the three tasks: drawn, and as plain data."""
+
+import json
+import os
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any, Optional
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from torch import Tensor
+
+from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.datasets.pictures import fault_of
+from paca_mm.errors import UserError
+
+from .config import task_of
+from .distributed import device as default_device
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+class Predictor:
+    """A trained model, ready for pictures.
+
+    Args:
+        cfg: The config that the checkpoint was trained with.
+        checkpoint: A checkpoint, official or ours.
+        device: Where to run; the machine's accelerator by default, or the CPU.
+
+    Raises:
+        UserError: The checkpoint cannot be read or is not the config's.
+
+    Example::
+
+        predictor = Predictor(load_config('configs/det/mask_rcnn_paca.py'), 'small.pth')
+        record = predictor.predict('street.jpg', drawn='street_drawn.png')
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: Optional[str] = None) -> None:
+        self.task = task_of(cfg)
+        init_default_scope(cfg.default_scope)
+        content = read_checkpoint(checkpoint)
+        model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
+        # SyncBatchNorm refuses a CPU, and in evaluation it is BatchNorm anyway.
+        from mmengine.model import revert_sync_batchnorm
+
+        model = revert_sync_batchnorm(model)
+        load_whole(model, content, checkpoint, strict=True)
+        self.model = model.to(device or default_device()).eval()
+        self.pipeline = Compose(_picture_pipeline(cfg))
+        self.meta = _dataset_meta(cfg, content)
+        self.classes: tuple[str, ...] = tuple(self.meta.get('classes') or ())
+        self.visualizer = VISUALIZERS.build(cfg.visualizer)
+        self.visualizer.dataset_meta = self.meta
+
+    def predict(
+        self, picture: str, drawn: Optional[str] = None, score_thr: float = 0.3
+    ) -> dict[str, Any]:
+        """Predict one picture.
+
+        Args:
+            picture: The file.
+            drawn: Where to write the picture with the prediction drawn on it, if anywhere.
+            score_thr: Least score of a detection that is drawn or returned, 0 to 1.
+
+        Returns:
+            Plain data. Detection: ``instances``, each with ``label``, ``class``, ``score``, ``bbox``
+            (x1, y1, x2, y2 in pixels) and ``mask`` (COCO run-length encoding). Segmentation:
+            ``classes``, each with its ``label``, ``class`` and ``share`` of the pixels.
+            Classification: ``top``, the five best with ``label``, ``class`` and ``score``.
+
+        Raises:
+            UserError: The picture cannot be read.
+        """
+        if fault := fault_of(picture):
+            raise UserError(f'the picture {os.path.abspath(picture)} {fault}.')
+        with torch.no_grad():
+            data = self.pipeline(dict(img_path=picture, img_id=0))
+            sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
+        if drawn:
+            self._draw(picture, sample, drawn, score_thr)
+        return {'picture': picture, **self._record(sample, score_thr)}
+
+    def _draw(self, picture: str, sample: Any, out_file: str, score_thr: float) -> None:
+        image = mmcv.imread(picture, channel_order='rgb')
+        options: dict[str, Any] = {}
+        if self.task == 'det':
+            options = dict(draw_gt=False, pred_score_thr=score_thr)
+        elif self.task == 'seg':
+            options = dict(draw_gt=False)
+        if self.task == 'cls':
+            self.visualizer.visualize_cls(
+                image, sample, classes=list(self.classes) or None, draw_gt=False, out_file=out_file
+            )
+        else:
+            self.visualizer.add_datasample(
+                Path(picture).stem, image, sample, out_file=out_file, **options
+            )
+
+    def _record(self, sample: Any, score_thr: float) -> dict[str, Any]:
+        if self.task == 'det':
+            found = sample.pred_instances
+            return {'instances': list(self._instances(found[found.scores >= score_thr]))}
+        if self.task == 'seg':
+            labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
+            total = int(counts.sum())
+            rows = sorted(zip(counts.tolist(), labels.tolist(), strict=True), reverse=True)
+            return {'classes': [{**self._name(k), 'share': n / total} for n, k in rows]}
+        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
+        top = zip(scores.tolist(), labels.tolist(), strict=True)
+        return {'top': [{**self._name(k), 'score': score} for score, k in top]}
+
+    def _instances(self, found: Any) -> Iterator[dict[str, Any]]:
+        for i in range(len(found)):
+            record = self._name(int(found.labels[i]))
+            record['score'] = float(found.scores[i])
+            record['bbox'] = [round(v, 2) for v in found.bboxes[i].tolist()]
+            if 'masks' in found:
+                record['mask'] = _run_lengths(found.masks[i])
+            yield record
+
+    def _name(self, label: int) -> dict[str, Any]:
+        name = self.classes[label] if label < len(self.classes) else str(label)
+        return {'label': label, 'class': name}
+
+
+def _preprocessor(cfg: Config) -> Optional[dict]:
+    """mmsegmentation and mmpretrain configs keep it beside the model."""
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+
+
+def _picture_pipeline(cfg: Config) -> list[dict]:
+    """The test pipeline without the ground truth, which a single picture does not have."""
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset:
+        dataset = dataset.dataset
+    return [step for step in dataset.pipeline if not step['type'].endswith('LoadAnnotations')]
+
+
+def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
+    """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
+    saved = checkpoint.get('meta', {}).get('dataset_meta') if isinstance(checkpoint, dict) else None
+    dataset = cfg.test_dataloader.dataset
+    known = getattr(DATASETS.get(dataset.get('type', '')), 'METAINFO', {})
+    return {**known, **(dataset.get('metainfo') or {}), **(saved if isinstance(saved, dict) else {})}
+
+
+def _run_lengths(mask: Tensor) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}
+
+
+def find_pictures(what: str) -> list[str]:
+    """The pictures of a file, a folder or a glob.
+
+    Raises:
+        UserError: There are none.
+    """
+    path = Path(what).expanduser()
+    if path.is_dir():
+        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+    elif path.is_file():
+        found = [str(path)]
+    else:
+        found = sorted(p for p in glob(what, recursive=True) if os.path.isfile(p))
+    if not found:
+        raise UserError(
+            f'no pictures in {what!r} (looked in {Path.cwd()}): give a picture, a folder with '
+            f'{", ".join(_SUFFIXES)} files, or a quoted glob.'
+        )
+    return found
+
+
+def predict_all(
+    predictor: Predictor, pictures: list[str], out_dir: str, score_thr: float
+) -> Iterator[dict[str, Any]]:
+    """Predict pictures one by one into ``out_dir``: ``NAME.png`` drawn, and ``predictions.json``.
+
+    Yields:
+        Each record as it is done. The JSON file is whole after each of them.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    records = []
+    names: set[str] = set()
+    for picture in pictures:
+        name = Path(picture).stem
+        while name in names:  # a.png and a.jpg, or the same name in two folders of a glob
+            name += '_'
+        names.add(name)
+        drawn = str(out / f'{name}.png')
+        records.append({**predictor.predict(picture, drawn, score_thr), 'drawn': drawn})
+        part = out / '.predictions.json.part'
+        part.write_text(json.dumps(records, indent=1))
+        part.replace(out / 'predictions.json')
+        yield records[-1]

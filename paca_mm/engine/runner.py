@@ -1,0 +1,140 @@
+"""mmengine's Runner, which never loses what it saved and never runs what it loads."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from mmengine.dist import get_world_size
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.errors import UserError
+from paca_mm.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class SafeRunner(Runner):
+    """A Runner with safe files (``runner_type='paca_mm.SafeRunner'``).
+
+    * A checkpoint appears under its name only when it is complete, so a kill while saving leaves the
+      one before it.
+    * It carries the state of the random number generators: a resumed run of one process goes on with
+      the numbers that the killed one would have had.
+    * Loading calls nothing that the file names, and says what became of every key. Where all keys
+      are needed (testing, resuming) a missing one is an error.
+    """
+
+    _random_state: Optional[dict] = None
+    _needs_all = False
+
+    def save_checkpoint(  # type: ignore[override]
+        self, out_dir: str, filename: str, *args: Any, meta: Optional[dict] = None, **kwargs: Any
+    ) -> None:
+        """Save atomically, with the random state in ``meta``; see the base class."""
+        meta = {} if meta is None else meta
+        meta['random_state'] = _get_random_state()
+        local = '://' not in str(out_dir) and not kwargs.get('backend_args')
+        part = f'.{filename}.part' if local else filename
+        super().save_checkpoint(out_dir, part, *args, meta=meta, **kwargs)
+        if local and os.path.isfile(os.path.join(out_dir, part)):  # only rank 0 has written
+            os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Union[str, Callable] = 'cpu',
+        strict: bool = False,
+        revise_keys: Any = None,
+    ) -> Any:
+        """Load a checkpoint into the model; every key is needed to test or to resume.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the model.
+        """
+        checkpoint = read_checkpoint(filename, map_location)
+        needed = ('meta', 'message_hub', 'optimizer') if self._resume else ()
+        if lacking := [key for key in needed if key not in checkpoint]:
+            raise UserError(
+                f'{filename} cannot be resumed: it holds weights only (no {", ".join(lacking)}). '
+                f'To start a new run from them: --cfg-options load_from={filename}, no --resume.'
+            )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        needs_all = strict or self._needs_all or self._resume
+        report = load_whole(model, checkpoint, filename, strict=needs_all)
+        self.logger.info(report)
+        self._has_loaded = True
+        if self._resume:
+            self._random_state = checkpoint.get('meta', {}).get('random_state')
+        return checkpoint
+
+    def test(self) -> dict:
+        """Test; a checkpoint must fill the whole model."""
+        self._needs_all = True
+        return super().test()
+
+    def val(self) -> dict:
+        """Validate; a checkpoint must fill the whole model."""
+        self._needs_all = True
+        return super().val()
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks; before training, put the resumed random state in place."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_train' and self._random_state is not None:
+            if get_world_size() == 1:
+                _set_random_state(self._random_state)
+            self._random_state = None
+
+
+def _get_random_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        'torch': torch.get_rng_state(),
+        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        'python': random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state['torch'].cpu())
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    random.setstate(state['python'])
+    if 'cuda' in state and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+
+
+def find_latest_checkpoint(work_dir: Union[str, os.PathLike]) -> Optional[Path]:
+    """The newest whole checkpoint in a work directory, or None.
+
+    Trusts ``last_checkpoint`` if the file that it names can be read; otherwise (a kill, a full disk)
+    takes the newest that can.
+    """
+    folder = Path(work_dir)
+    named = folder / 'last_checkpoint'
+    candidates = sorted(
+        [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
+        key=lambda file: file.stat().st_mtime,
+        reverse=True,
+    )
+    if named.is_file():
+        last = Path(named.read_text().strip())
+        # The work directory may have been moved since: its own file of that name goes first.
+        candidates = [folder / last.name, last, *candidates]
+    for file in candidates:
+        if file.is_file():
+            try:
+                read_checkpoint(file)
+            except UserError:
+                continue
+            return file
+    return None

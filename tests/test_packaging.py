@@ -1,0 +1,135 @@
+"""What a wheel of paca_mm holds and what it asks for."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import paca_mm
+from paca_mm.engine.paths import assets_root
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'requirements.txt')
+TREES = ('paca_mm', 'configs', 'tools', 'requirements')
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel built from a copy of the sources, offline, as a user builds it."""
+    if not (ROOT / 'setup.py').exists():
+        pytest.skip('not a checkout')
+    work = tmp_path_factory.mktemp('wheel')
+    for name in SOURCES:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, work)
+    for name in TREES:
+        ignore = shutil.ignore_patterns('__pycache__', '.mim')
+        shutil.copytree(ROOT / name, work / name, ignore=ignore)
+    stale = work / 'build' / 'lib' / 'paca_mm' / '.mim' / 'configs' / 'gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    run = subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index']
+        + ['--wheel-dir', str(work / 'dist'), str(work)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = (work / 'dist').glob('paca_mm-*.whl')
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope='module')
+def metadata(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith('.dist-info/METADATA')]
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def files_of(folder, pattern='*'):
+    """Files below a folder of the checkout, as git would see them."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / folder).rglob(pattern)
+        if path.is_file() and not {'__pycache__', '.mim'} & set(path.parts)
+    }
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    """A folder without ``__init__.py`` would be left out without a word."""
+    assert files_of('paca_mm', '*.py') <= set(wheel.namelist())
+
+
+def test_configs_and_tools_are_in_mim(wheel):
+    inside = {name for name in wheel.namelist() if name.startswith('paca_mm/.mim/')}
+    only_checkout = {'tools/setup_env.py', 'tools/torchvision_cpu_shim.py'}
+    expected = (files_of('configs') | files_of('tools')) - only_checkout
+    assert {f'paca_mm/.mim/{name}' for name in expected} <= inside
+    assert not {f'paca_mm/.mim/{name}' for name in only_checkout} & inside
+    assert not [name for name in inside if '__pycache__' in name]
+    assert 'paca_mm/.mim/configs/gone.py' not in inside  # of an earlier build
+
+
+def test_nothing_else_is_installed(wheel):
+    tops = {name.split('/')[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith('.dist-info')} == {'paca_mm'}
+
+
+def test_version_and_python(metadata):
+    assert metadata['Name'].replace('-', '_') == 'paca_mm'
+    assert metadata['Version'] == paca_mm.__version__
+    assert metadata['Requires-Python'] == '>=3.10'
+
+
+def test_no_mm_package_and_no_torch_is_required(metadata):
+    """Either would be laid over what a working project has."""
+    required = [x for x in metadata.get_all('Requires-Dist', []) if 'extra ==' not in x]
+    assert [x for x in required if 'mm' in x or 'torch' in x] == []
+
+
+@pytest.mark.parametrize(
+    ('extra', 'names'),
+    [
+        (
+            'onedl',
+            ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation']
+            + ['onedl-mmpretrain'],
+        ),
+        ('openmmlab', ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain', 'ftfy']),
+        ('dev', ['pytest', 'ruff', 'mypy']),
+    ],
+)
+def test_extras_name_the_stack(metadata, extra, names):
+    lines = [x for x in metadata.get_all('Requires-Dist') if f"'{extra}'" in x.replace('"', "'")]
+    for name in names:
+        assert any(x.startswith((f'{name}=', f'{name}>', f'{name};', f'{name} ')) for x in lines)
+    assert not any(x.startswith(('torch', 'setuptools')) for x in lines)
+
+
+def test_assets_are_found():
+    assert (assets_root() / 'tools' / 'doctor.py').is_file()
+    assert (assets_root() / 'configs').is_dir()
+
+
+def test_assets_of_a_wheel_are_in_mim(tmp_path, monkeypatch):
+    mim = tmp_path / 'paca_mm' / '.mim'
+    for name in ('configs', 'tools'):
+        (mim / name).mkdir(parents=True)
+        (tmp_path / name).mkdir()  # what another package left in site-packages
+    monkeypatch.setattr('paca_mm.engine.paths.PACKAGE', tmp_path / 'paca_mm')
+    assert assets_root() == mim
+
+
+def test_assets_of_an_editable_install_are_the_checkout(tmp_path, monkeypatch):
+    mim = tmp_path / 'paca_mm' / '.mim'
+    mim.mkdir(parents=True)
+    for name in ('configs', 'tools'):
+        (tmp_path / name).mkdir()
+        (mim / name).symlink_to(Path('..', '..', name))
+    monkeypatch.setattr('paca_mm.engine.paths.PACKAGE', tmp_path / 'paca_mm')
+    assert assets_root() == tmp_path
