@@ -501,6 +501,12 @@ def ensure_mmcv_ops(env: Environment, requirement: str) -> None:
     works, output = env.query(CHECK_MMCV)
     if works:
         return
+    importable, why = env.query('import mmcv')
+    if not importable:  # the fault is not in the ops, and compiling for ten minutes mends nothing
+        raise SetupError(
+            f'mmcv was installed, but cannot be imported.\nfound: {last_line(why)}\n'
+            'cure: mend what the line above names and repeat the command'
+        )
     say(f'    {last_line(output)}')
     say('    pip had a wheel of mmcv whose ops do not work here: ' + SLOW['mmcv'])
     options = ['--no-deps', '--force-reinstall', '--no-build-isolation', '-v']
@@ -525,8 +531,8 @@ def forget_cached_wheel(env: Environment, requirement: str) -> bool:
     stem = f'{name.replace("-", "_")}-{version}' if version else name.replace('-', '_')
     python = 'cp{}{}'.format(*env.python_version().split('.')[:2])
     # A build without ops is plain Python in pip's eyes, and named so.
-    codes = [env.try_pip('cache', 'remove', f'{stem}-{tag}*')[0] for tag in (python, 'py')]
-    return 0 in codes
+    answers = [env.try_pip('cache', 'remove', f'{stem}-{tag}*')[1] for tag in (python, 'py')]
+    return any(re.search(r'Files removed: [1-9]', answer) for answer in answers)
 
 
 def compiler_hint() -> str:
@@ -548,6 +554,7 @@ def mend_torchvision(env: Environment) -> None:
     """Puts ``torchvision_cpu_shim`` into the environment, exactly if torchvision needs it."""
     site_packages = env.site_packages()
     module, pth = site_packages / f'{SHIM}.py', site_packages / f'{SHIM}.pth'
+    was_there = pth.exists()
     for path in (pth, module):  # in this order: a .pth without its module complains at each start
         if path.exists():
             path.unlink()
@@ -559,7 +566,8 @@ def mend_torchvision(env: Environment) -> None:
         return
     shutil.copyfile(str(ROOT / 'tools' / f'{SHIM}.py'), str(module))
     pth.write_text(f'import {SHIM}; {SHIM}.install()\n')
-    say(f'    torch has no CUDA and torchvision has: put {SHIM} into the environment')
+    if not was_there:
+        say(f'    torch has no CUDA and torchvision has: put {SHIM} into the environment')
 
 
 def mend_opencv(env: Environment) -> None:

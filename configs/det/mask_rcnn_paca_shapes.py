@@ -9,10 +9,12 @@ _base_ = [
 ]
 
 num_classes = 6
+norm_cfg = dict(type='BN')  # from scratch, the head learns much faster with norms
 
 model = dict(
     backbone=dict(
         arch=dict(
+            _delete_=True,
             embed_dims=(32, 64, 128, 128),
             num_heads=(1, 2, 4, 4),
             depths=(1, 1, 2, 1),
@@ -21,13 +23,22 @@ model = dict(
         num_clusters=(49, 49, 49, 0),
         drop_path_rate=0.0,
     ),
-    neck=dict(in_channels=[32, 64, 128, 128], out_channels=64),
+    neck=dict(in_channels=[32, 64, 128, 128], out_channels=64, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=num_classes),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
+        bbox_head=dict(
+            type='Shared4Conv1FCBBoxHead',
+            in_channels=64,
+            conv_out_channels=64,
+            fc_out_channels=256,
+            norm_cfg=norm_cfg,
+            num_classes=num_classes,
+        ),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),
+        mask_head=dict(
+            in_channels=64, conv_out_channels=64, norm_cfg=norm_cfg, num_classes=num_classes
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),

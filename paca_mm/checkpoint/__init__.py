@@ -2,10 +2,17 @@
 
 from .load import LoadReport, load_pretrained, load_whole
 from .read import read_checkpoint, read_state_dict
-from .rename import rename_to_official, rename_to_ours
+from .rename import (
+    classifier_to_official,
+    classifier_to_ours,
+    rename_to_official,
+    rename_to_ours,
+)
 
 __all__ = [
     'LoadReport',
+    'classifier_to_official',
+    'classifier_to_ours',
     'load_pretrained',
     'load_whole',
     'read_checkpoint',

@@ -11,12 +11,10 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from paca_mm.errors import UserError
+from paca_mm.zoo import rows_like
 
 from .read import read_state_dict, state_dict_of
-from .rename import clustering_of, rename_to_ours
-
-#: The key by which a PaCa backbone is found inside a checkpoint, in either layout.
-_ANCHOR = 'patch_embed.proj.0.weight'
+from .rename import ANCHOR, classifier_to_ours, clustering_of, find_prefix, rename_to_ours
 
 
 @dataclass(frozen=True)
@@ -66,39 +64,68 @@ def summary(keys: Iterable[str], most: int = 6) -> str:
 
 def describe_backbone(state: Mapping[str, Tensor]) -> str:
     """What a backbone's state dict, in our layout and without prefix, looks like, in a few words."""
+    found = backbone_settings(state)
+    words = [f'{key}={value!r}' for key, value in found.items() if key != 'cluster_every']
+    if found.get('cluster_every'):
+        words.append('clustering again within a stage (cluster_every)')
+    rows = rows_of_backbone(found)
+    named = f' (the published row {" or ".join(rows)})' if rows else ''
+    return ', '.join(words) + named
+
+
+def backbone_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of ``PaCaViT`` that a state dict, in our layout and without prefix, shows.
+
+    ``arch`` is the name of a published size, or a dict with the widths and depths that were found
+    (weights do not show the number of heads). ``cluster_every`` is 1 if any stage clusters again
+    after its first block.
+    """
     from paca_mm.models.backbones.archs import ARCHS
 
-    blocks = {tuple(map(int, m.groups())) for k in state if (m := re.match(r'stage(\d+)\.(\d+)\.', k))}
+    blocks = {
+        tuple(map(int, m.groups())) for k in state if (m := re.match(r'stage(\d+)\.(\d+)\.', k))
+    }
     depths = tuple(sum(i == stage for i, _ in blocks) for stage in sorted({i for i, _ in blocks}))
     widths = tuple(
-        state[f'norm{i + 1}.weight'].shape[0] for i in range(len(depths)) if f'norm{i + 1}.weight' in state
+        state[f'norm{i + 1}.weight'].shape[0]
+        for i in range(len(depths))
+        if f'norm{i + 1}.weight' in state
     )
     teacher = any(k.startswith('teacher.') for k in state)
-    name = next(
+    arch: Any = next(
         (
-            repr(name)
+            name
             for name, arch in ARCHS.items()
             if (arch['depths'], arch['embed_dims'], 'teacher_depths' in arch)
             == (depths, widths, teacher)
         ),
-        f'a dict with depths={depths}, embed_dims={widths}',
+        dict(depths=depths, embed_dims=widths),
     )
     clusters: list[int] = []
     for i in range(1, len(depths) + 1):
         keys = (f'stage{i}.0.attn.clustering.to_clusters.weight', f'teacher.to_clusters{i}.weight')
         clusters.append(next((state[k].shape[0] for k in keys if k in state), 0))
-    kind = '' if teacher else f', clustering={clustering_of(state)!r}'
-    again = not teacher and any(
+    found = dict(arch=arch)
+    if not teacher:
+        found['clustering'] = clustering_of(state)
+    found['num_clusters'] = tuple(clusters)
+    if not teacher and any(
         re.match(r'stage\d+\.[1-9]\d*\.attn\.clustering\.to_clusters\.weight$', k) for k in state
+    ):
+        found['cluster_every'] = 1
+    return found
+
+
+def rows_of_backbone(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The published rows that :func:`backbone_settings` may have seen; none for other sizes."""
+    if not isinstance(settings['arch'], str):
+        return ()
+    return rows_like(
+        settings['arch'],
+        settings.get('clustering', 'conv'),
+        settings['num_clusters'],
+        bool(settings.get('cluster_every')),
     )
-    every = ', clustering again within a stage (cluster_every)' if again else ''
-    return f'arch={name}{kind}, num_clusters={tuple(clusters)}{every}'
-
-
-def find_prefix(state: Mapping[str, Tensor]) -> Optional[str]:
-    """What stands before the PaCa backbone's keys in a checkpoint, or None if there is none in it."""
-    found = [key[: -len(_ANCHOR)] for key in state if key.endswith(_ANCHOR)]
-    return min(found, key=len) if found else None
 
 
 def load_pretrained(
@@ -127,20 +154,24 @@ def load_pretrained(
         raise UserError(
             f'{path} holds no PaCa backbone'
             + (f' under the prefix {prefix!r}' if prefix else '')
-            + f' (no key ends in {_ANCHOR!r}); its keys are {summary(state, 4)}.'
+            + f' (no key ends in {ANCHOR!r}); its keys are {summary(state, 4)}.'
         )
     loose = tuple(key for key in state if not key.startswith(found))
     state = type(state)((k[len(found) :], v) for k, v in state.items() if k.startswith(found))
     rename_to_ours(state)
 
     own = model.state_dict()
-    missing, unexpected, misfits = _compare(own, state)
+    missing, unexpected, misfits = compare(own, state)
     reset = [(k, a, b) for k, a, b in misfits if 'to_clusters' in k and a[1:] == b[1:]]
     wrong = [misfit for misfit in misfits if misfit not in reset]
     # Stages that out_indices leaves out are not built; a leftover head is no matter either.
     built = getattr(model, 'num_stages', 0)
-    foreign = [k for k in unexpected if (m := re.match(r'(?:stage|norm)(\d+)\.', k)) and int(m[1]) <= built]
-    foreign += [k for k in unexpected if k.startswith('teacher.') and getattr(model, 'teacher', 0) is None]
+    foreign = [
+        k for k in unexpected if (m := re.match(r'(?:stage|norm)(\d+)\.', k)) and int(m[1]) <= built
+    ]
+    foreign += [
+        k for k in unexpected if k.startswith('teacher.') and getattr(model, 'teacher', 0) is None
+    ]
     if missing or wrong or foreign:
         raise UserError(
             f'{path} is not for this model. The file looks like {describe_backbone(state)}; the '
@@ -170,14 +201,20 @@ def load_whole(
         UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
     """
     state = state_dict_of(checkpoint, source)
+    own = model.state_dict()
+    if ANCHOR not in own:  # the model is more than a bare backbone
+        classifier_to_ours(state)
     prefix = find_prefix(state)
     if prefix is not None:
         rename_to_ours(state, prefix)
-    own = model.state_dict()
-    missing, unexpected, misfits = _compare(own, state)
+    missing, unexpected, misfits = compare(own, state)
     nothing = len(missing) + len(misfits) >= len(own)
     if nothing or (strict and (missing or misfits)):
-        backbone = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)} if prefix else {}
+        backbone = (
+            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            if prefix
+            else {}
+        )
         looks = f' Its backbone looks like {describe_backbone(backbone)}.' if backbone else ''
         raise UserError(
             f'{source} is not for this model.{looks}\n'
@@ -190,7 +227,7 @@ def load_whole(
     return _fill(model, state, source, misfits, unexpected, missing=missing)
 
 
-def _compare(
+def compare(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[list[str], list[str], list[tuple[str, tuple, tuple]]]:
     """Keys that are missing in ``state``, that ``own`` lacks, and that differ in shape."""

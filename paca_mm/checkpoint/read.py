@@ -51,7 +51,20 @@ _INERT_ROOTS = {
     'addict', 'argparse', 'builtins', 'datetime', 'easydict', 'fvcore', 'mmcv', 'mmcls', 'mmdet',
     'mmengine', 'mmpretrain', 'mmseg', 'numpy', 'omegaconf', 'pathlib', 'timm', 'torch', 'yacs',
 }  # fmt: skip
-_CALLABLE_BUILTINS = {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'setattr', 'input'}
+_CALLABLE_BUILTINS = {
+    'eval',
+    'exec',
+    'compile',
+    'open',
+    '__import__',
+    'getattr',
+    'setattr',
+    'input',
+}
+
+
+#: torch writes pickles of protocol 2, which has the names of Python 2.
+_PYTHON_2_NAMES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 
 
 class _Inert:
@@ -74,6 +87,7 @@ class _Refused(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        module = _PYTHON_2_NAMES.get(module, module)
         if (
             (module, name) in _TENSOR_NAMES
             or (module, name) in _RESUME_NAMES
@@ -238,7 +252,9 @@ def state_dict_of(content: Any, source: Union[str, os.PathLike]) -> 'OrderedDict
         if isinstance(key, str) and isinstance(value, Tensor)
     )
     if not tensors:
-        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        found = (
+            sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        )
         raise UserError(f'{source} holds no state dict (no tensors by name); it holds: {found}.')
     if all(key.startswith('module.') for key in tensors):
         tensors = OrderedDict((key[len('module.') :], value) for key, value in tensors.items())

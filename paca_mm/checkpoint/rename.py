@@ -5,8 +5,8 @@ follows a row's name (``.weight``, ``.running_mean``) is kept.
 """
 
 import re
-from collections.abc import Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Optional
 
 from torch import Tensor
 
@@ -40,6 +40,16 @@ CLUSTERING = {
     'linear': ((0, 'to_clusters'),),
 }
 
+#: The official classifier has its backbone's keys at the top and its head beside them; ours is
+#: mmpretrain's. Detectors and segmentors are called the same on both sides. (official, ours)
+CLASSIFIER = (
+    ('head.', 'head.fc.'),
+    ('', 'backbone.'),  # the rest
+)
+
+#: The key by which a PaCa backbone is found inside a checkpoint, in either layout.
+ANCHOR = 'patch_embed.proj.0.weight'
+
 #: The official teacher keeps its binomial kernel in the state dict; it is a constant, so ours does not.
 _BLUR = re.compile(r'paca_teacher\.transition(\d+)\.0\.blur_filter$')
 _BLURRED = re.compile(r'paca_teacher\.transition(\d+)\.0\.conv\.weight$')
@@ -64,7 +74,9 @@ def _translate(keys: list[str], to_ours: bool) -> dict[str, str]:
     rows = []
     for official, ours in _rows(keys):
         source, target = (official, ours) if to_ours else (ours, official)
-        pattern = re.escape(source).replace(r'\{i\}', r'(?P<i>\d+)').replace(r'\{j\}', r'(?P<j>\d+)')
+        pattern = (
+            re.escape(source).replace(r'\{i\}', r'(?P<i>\d+)').replace(r'\{j\}', r'(?P<j>\d+)')
+        )
         target = target.replace('{i}', r'\g<i>').replace('{j}', r'\g<j>')
         rows.append((re.compile(pattern + r'(?=\.[a-z_]+$)'), target))
     names = {}
@@ -118,3 +130,35 @@ def rename_to_official(state: MutableMapping[str, Any], prefix: str = '') -> Non
             name = f'{prefix}paca_teacher.transition{match[1]}.0.blur_filter'
             blurs[name] = binomial_blur(weight.shape[1]).to(weight)
     state.update(blurs)
+
+
+def find_prefix(state: Mapping[str, Any]) -> Optional[str]:
+    """What stands before the PaCa backbone's keys in a checkpoint, or None if there is none in it."""
+    found = [key[: -len(ANCHOR)] for key in state if key.endswith(ANCHOR)]
+    return min(found, key=len) if found else None
+
+
+def classifier_to_ours(state: MutableMapping[str, Any], prefix: str = '') -> None:
+    """Give an official classifier (or a bare backbone) the keys of mmpretrain's, in place.
+
+    The keys within the backbone stay as they are: that is :func:`rename_to_ours`'s part. A state
+    dict that has no backbone at the top stays as it is.
+    """
+    if prefix + ANCHOR in state:
+        _move(state, prefix, CLASSIFIER)
+
+
+def classifier_to_official(state: MutableMapping[str, Any], prefix: str = '') -> None:
+    """The way back of :func:`classifier_to_ours`, in place."""
+    _move(state, prefix, [(ours, official) for official, ours in CLASSIFIER])
+
+
+def _move(state: MutableMapping[str, Any], prefix: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Exchange what keys begin with, by the first row that fits."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        name, value = key[len(prefix) :], state.pop(key)
+        for source, target in rows:
+            if name.startswith(source):
+                name = target + name[len(source) :]
+                break
+        state[prefix + name] = value

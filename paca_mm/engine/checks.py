@@ -46,8 +46,10 @@ def check_config(cfg: Config, phases: Sequence[str]) -> None:
         _check_weights(cfg.load_from, 'load_from')
     for phase in phases:
         for dataset, place in _datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
-            if Path(dataset.get('data_root') or '').name == Path(DEFAULT_DIR).name:
-                ensure_shapes(dataset['data_root'])
+            if Path(dataset.get('data_root') or '').is_relative_to(DEFAULT_DIR):
+                ensure_shapes(DEFAULT_DIR)
+            if task == 'det':
+                _check_evaluators(cfg, f'{phase}_evaluator', dataset)
             {'det': _check_det, 'seg': _check_seg, 'cls': _check_cls}[task](cfg, dataset, place)
 
 
@@ -106,6 +108,12 @@ def _check_det(cfg: Config, dataset: dict, place: str) -> None:
             )
     _check_num_classes(cfg, classes or categories, place)
     _check_pictures(_files_of(pictures), place)
+
+
+def _check_evaluators(cfg: Config, place: str, dataset: dict) -> None:
+    for evaluator in walk(cfg.get(place)):
+        if evaluator.get('ann_file'):
+            _check_exists(cfg, evaluator['ann_file'], 'annotation file', place, dataset)
 
 
 def _check_seg(cfg: Config, dataset: dict, place: str) -> None:
@@ -171,7 +179,8 @@ def _classes(dataset: dict) -> Optional[tuple[str, ...]]:
     """The classes that a dataset expects: its ``metainfo``, or what its type is known for."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        cls = DATASETS.get(dataset['type'])
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(dataset['type'])
         classes = getattr(cls, 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
         return tuple(Path(classes).read_text().split()) if os.path.isfile(classes) else (classes,)

@@ -48,6 +48,14 @@ HOSTS = {
     'mmpretrain': 'classification configs need it',
 }
 
+# Built once per scope; the published sizes would take seconds to initialise.
+_TOY_ARCH = {
+    'embed_dims': (8, 16, 24, 32),
+    'num_heads': (1, 1, 1, 1),
+    'depths': (1, 1, 1, 1),
+    'mlp_ratios': (2, 2, 2, 2),
+}
+
 _SETUP = 'make setup in a checkout of paca_mm'
 
 
@@ -248,13 +256,12 @@ def check_registry() -> list[Check]:
         try:
             models = importlib.import_module(f'{scope}.registry').MODELS
             with DefaultScope.overwrite_default_scope(scope):
-                model = models.build({'type': 'paca_mm.PaCaViT', 'arch': 'tiny'})
+                models.build({'type': 'paca_mm.PaCaViT', 'arch': _TOY_ARCH})
         except Exception as exception:
             cure = 'if paca_mm is installed, please report it with the output of doctor --json'
             checks.append(Check(FAIL, name, _first_line(exception), cure))
         else:
-            size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-            checks.append(Check(OK, name, f'tiny, {size:.1f} M parameters'))
+            checks.append(Check(OK, name, 'resolves and builds'))
     return checks
 
 

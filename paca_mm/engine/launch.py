@@ -62,7 +62,7 @@ def train(args: argparse.Namespace) -> None:
     runner = _build_runner(cfg)
     with _data_faults_named(cfg, ('train', 'val')):
         runner.train()
-    checkpoint = _last_checkpoint(cfg.work_dir)
+    checkpoint = last_checkpoint(cfg.work_dir)
     command = f'{args.config} {checkpoint}' + (' --shapes' if args.shapes else '')
     lines = [f'saved:    {checkpoint}', f'evaluate: python tools/test.py {command}']
     say(_closing_summary(_last_metrics(runner), time.monotonic() - began, lines))
@@ -207,6 +207,7 @@ def _last_metrics(runner: Runner) -> dict[str, Any]:
     }
 
 
-def _last_checkpoint(work_dir: str) -> Optional[str]:
+def last_checkpoint(work_dir: str) -> Optional[str]:
+    """The checkpoint that a run in ``work_dir`` ended with."""
     named = Path(work_dir) / 'last_checkpoint'
     return named.read_text().strip() if named.is_file() else None

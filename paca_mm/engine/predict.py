@@ -148,7 +148,8 @@ def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
     saved = checkpoint.get('meta', {}).get('dataset_meta') if isinstance(checkpoint, dict) else None
     dataset = cfg.test_dataloader.dataset
-    known = getattr(DATASETS.get(dataset.get('type', '')), 'METAINFO', {})
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        known = getattr(registry.get(dataset.get('type', '')), 'METAINFO', {})
     return {**known, **(dataset.get('metainfo') or {}), **(saved if isinstance(saved, dict) else {})}
 
 

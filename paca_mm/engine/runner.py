@@ -32,6 +32,12 @@ class SafeRunner(Runner):
     _random_state: Optional[dict] = None
     _needs_all = False
 
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, without the three lines for every parameter under ``paramwise_cfg``."""
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(lambda record: not record.getMessage().startswith('paramwise_options'))
+        return logger
+
     def save_checkpoint(  # type: ignore[override]
         self, out_dir: str, filename: str, *args: Any, meta: Optional[dict] = None, **kwargs: Any
     ) -> None:

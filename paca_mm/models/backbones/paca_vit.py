@@ -10,7 +10,7 @@ import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from paca_mm.checkpoint import load_pretrained, rename_to_ours
+from paca_mm.checkpoint import classifier_to_ours, load_pretrained, rename_to_ours
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
@@ -219,6 +219,11 @@ class PaCaViT(BaseModule):
             rename_to_ours(state_dict, prefix)
             self.is_init = True
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @staticmethod
+    def _checkpoint_filter(state_dict: dict, prefix: str, *args: Any) -> None:
+        """What mmpretrain's ``ImageClassifier`` calls first: it takes official files whole."""
+        classifier_to_ours(state_dict, prefix)
 
     def train(self, mode: bool = True) -> 'PaCaViT':
         """Set the mode, but leave frozen parts (and BatchNorms under ``norm_eval``) in eval mode."""

@@ -1,11 +1,14 @@
 """The PaCa segmentation head: every pixel attends to one cluster per class."""
 
-from collections.abc import Sequence
-from typing import Any, Optional, Union
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import torch.utils.checkpoint as cp
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
@@ -15,6 +18,8 @@ from paca_mm.registry import MODELS
 
 from ..layers.clustering import assign, pool
 from ..layers.downsample import as_picture, as_tokens
+
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 
 @MODELS.register_module()
@@ -64,13 +69,14 @@ class PaCaHead(BaseDecodeHead):
 
     def __init__(
         self,
-        in_channels: Union[int, Sequence[int]],
+        in_channels: int | Sequence[int],
         channels: int = 256,
         *,
         num_classes: int,
-        in_index: Union[int, Sequence[int], None] = None,
+        in_index: int | Sequence[int] | None = None,
         cluster_loss_weight: float = 0.4,
-        norm_cfg: Optional[dict] = dict(type='BN', requires_grad=True),  # noqa: B006 (never changed)
+        with_cp: bool = True,
+        norm_cfg: dict | None = _BATCH_NORM,
         **kwargs: Any,
     ) -> None:
         in_channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
@@ -88,9 +94,12 @@ class PaCaHead(BaseDecodeHead):
             **kwargs,
         )
         self.cluster_loss_weight = cluster_loss_weight
+        self.with_cp = with_cp
 
-        def pointwise(inputs: int) -> ConvModule:
-            return ConvModule(inputs, channels, 1, norm_cfg=norm_cfg, act_cfg=self.act_cfg)
+        def pointwise(inputs: int, **kwargs: Any) -> ConvModule:
+            return ConvModule(
+                inputs, channels, 1, norm_cfg=norm_cfg, act_cfg=self.act_cfg, **kwargs
+            )
 
         self.convs = nn.ModuleList(pointwise(c) for c in in_channels)
         width = len(in_channels) * channels  # of X
@@ -98,7 +107,7 @@ class PaCaHead(BaseDecodeHead):
         self.clustering = nn.Sequential(pointwise(width), nn.Conv2d(channels, num_classes, 1))
         self.k = _token_layer(width, channels, norm_cfg, self.act_cfg)
         self.v = _token_layer(width, channels, norm_cfg, self.act_cfg)
-        self.proj = pointwise(channels)
+        self.proj = pointwise(channels, inplace=False)  # the attention's backward reads its result
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Feature maps -> logits.
@@ -121,23 +130,25 @@ class PaCaHead(BaseDecodeHead):
             ``cluster_loss_weight``.
         """
         logits, scores = self._forward(inputs)
-        losses = self.loss_by_feat(logits, batch_data_samples)
-        for name, value in self.loss_by_feat(scores, batch_data_samples).items():
+        # Losses read planes: one copy here saves them one at the size of the picture.
+        losses = self.loss_by_feat(logits.contiguous(), batch_data_samples)
+        for name, value in self.loss_by_feat(scores.contiguous(), batch_data_samples).items():
             weight = 1 if name == 'acc_seg' else self.cluster_loss_weight
             losses[f'cluster_{name}'] = value * weight
         return losses
 
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps -> logits and cluster scores, both (B, out_channels, H, W)."""
-        levels = [conv(x) for conv, x in zip(self.convs, self._transform_inputs(inputs))]
-        scores = self.clustering[1](self._mix(self.clustering[0], levels))  # B, L, H, W
-        clusters = self._pool(scores, levels)  # B, L, nD
-        value = F.linear(self.v(clusters), *_as_linear(self.proj.conv))
-        q = as_tokens(self._mix(self.q[0], levels))  # B, H, W, D
-        out = F.scaled_dot_product_attention(
-            q.flatten(1, 2).unsqueeze(1), self.k(clusters).unsqueeze(1), value.unsqueeze(1), scale=1.0
-        )  # B, 1, N, D
-        out = as_picture(out.view_as(q))
+        levels = self._transform_inputs(inputs)
+        levels = [
+            self._recomputed(layer, partial(_pointwise, layer), x)
+            for layer, x in zip(self.convs, levels, strict=True)
+        ]
+        scores, clusters = self._recomputed(
+            self.clustering[0], self._cluster, self._mix(self.clustering[0], levels), *levels
+        )
+        out = self._attend(levels, clusters)
+        del levels  # the largest tensors; what follows does not need them
         logits = self.cls_seg(_norm_act(self.proj, out))
         if self.out_channels == 1 and self.num_classes == 2:
             scores = scores[:, 1:] - scores[:, :1]  # sigmoid of it = softmax of the two
@@ -161,23 +172,79 @@ class PaCaHead(BaseDecodeHead):
         return levels
 
     def _mix(self, layer: ConvModule, levels: list[Tensor]) -> Tensor:
-        """``layer(X)``, (B, D, H, W), from the levels (B, D, H_i, W_i)."""
+        """The convolution of ``layer(X)``, (B, D, H, W), from the levels (B, D, H_i, W_i)."""
         size = levels[0].shape[2:]
-        weights = layer.conv.weight.flatten(1).split(self.channels, 1)
-        out = F.linear(as_tokens(levels[0]), weights[0], layer.conv.bias)
-        for level, weight in zip(levels[1:], weights[1:]):
+        weight, bias = _as_linear(layer)
+        weights = weight.split(self.channels, 1)
+        out = F.linear(as_tokens(levels[0]), weights[0], bias)
+        for level, weight in zip(levels[1:], weights[1:], strict=True):
             out += as_tokens(self._resize(as_picture(F.linear(as_tokens(level), weight)), size))
-        return _norm_act(layer, as_picture(out))
+        return as_picture(out)
 
-    def _pool(self, scores: Tensor, levels: list[Tensor]) -> Tensor:
+    def _cluster(self, mixed: Tensor, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The rest of the clustering: scores (B, num_classes, H, W), cluster tokens (B, L, nD)."""
+        scores = self.clustering[1](_norm_act(self.clustering[0], mixed))
+        return scores, self._pool(scores, levels)
+
+    def _pool(self, scores: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """``softmax_N(scores) X``, the cluster tokens (B, L, nD), from the levels."""
         batch, _, height, width = scores.shape
         z = assign(as_tokens(scores).flatten(1, 2)).mT.unflatten(1, (height, width))  # B, H, W, L
         tokens = []
-        for level in levels:
+        for level in reversed(levels):  # the largest last: recomputing stops before it
             x = as_tokens(level).flatten(1, 2)
             tokens.append(pool(self._resize_adjoint(z, level.shape[2:]).flatten(1, 2).mT, x))
-        return torch.cat(tokens, -1)
+        return torch.cat(tokens[::-1], -1)
+
+    def _recomputed(self, layer: ConvModule, function: Callable, *args: Tensor) -> Any:
+        """``function(*args)``, computed again in the backward pass instead of being kept.
+
+        Args:
+            layer: The one whose norm is part of the function.
+        """
+        # Where no norm is applied, the activation overwrites what recomputing would start from.
+        norm = layer.with_norm and not _is_fixed_scale(layer)
+        if not (self.with_cp and norm and torch.is_grad_enabled()):
+            return function(*args)
+        return cp.checkpoint(
+            function,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing random in it
+            context_fn=lambda: (nullcontext(), _statistics_kept(layer.norm)),
+        )
+
+    def _attend(self, levels: list[Tensor], clusters: Tensor) -> Tensor:
+        """The attention from every position to the cluster tokens (B, L, nD), (B, D, H, W).
+
+        The convolution of ``proj`` is in it, applied to the values.
+        """
+        q = as_tokens(_norm_act(self.q[0], self._mix(self.q[0], levels)))  # B, H, W, D
+        value = F.linear(self.v(clusters), *_as_linear(self.proj))
+        out = F.scaled_dot_product_attention(
+            q.flatten(1, 2).unsqueeze(1),  # B, 1, N, D
+            self.k(clusters).unsqueeze(1),  # B, 1, L, D
+            value.unsqueeze(1),
+            scale=1.0,
+        )
+        return as_picture(out.view_as(q))
+
+    def cls_seg(self, feat: Tensor) -> Tensor:
+        """(B, D, H, W) -> logits (B, out_channels, H, W), with dropout of whole channels.
+
+        A dropped channel of a sample is a zero in the sample's own weight: the same numbers, drawn
+        from the same random stream, without a second map in memory.
+        """
+        if not self.training or self.dropout is None:
+            return self.conv_seg(feat)
+        kept = self.dropout(feat.new_ones(*feat.shape[:2], 1, 1)).flatten(1)  # B, D
+        weight = self.conv_seg.weight.flatten(1) * kept.unsqueeze(1)  # B, out_channels, D
+        tokens = as_tokens(feat)
+        return as_picture(
+            torch.baddbmm(self.conv_seg.bias, tokens.flatten(1, 2), weight.mT).unflatten(
+                1, tokens.shape[1:3]
+            )
+        )
 
     def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if x.shape[2:] == size:
@@ -196,7 +263,7 @@ class PaCaHead(BaseDecodeHead):
             return torch.bmm(columns, z).unflatten(0, (batch, -1))
 
     def _resize_matrix(self, small: int, like: Tensor, large: int) -> Tensor:
-        """What linear resizing of a line from ``small`` to ``large`` points does, (small, large)."""
+        """(small, large): linear resizing of a line of ``small`` points to ``large``."""
         eye = torch.eye(small, dtype=like.dtype, device=like.device).unsqueeze(0)
         return F.interpolate(eye, large, mode='linear', align_corners=self.align_corners)[0]
 
@@ -216,9 +283,9 @@ class _AsTokens(nn.Module):
 
 
 def _token_layer(
-    in_channels: int, channels: int, norm_cfg: Optional[dict], act_cfg: Optional[dict]
+    in_channels: int, channels: int, norm_cfg: dict | None, act_cfg: dict | None
 ) -> nn.Sequential:
-    """Linear, norm and activation of tokens; the indices of linear and norm are the official ones."""
+    """Linear, norm and activation of tokens; the indices of the first and the norm are official."""
     return nn.Sequential(
         nn.Linear(in_channels, channels),
         _AsPicture(),
@@ -228,16 +295,52 @@ def _token_layer(
     )
 
 
+@contextmanager
+def _statistics_kept(norm: nn.Module) -> Iterator[None]:
+    """Let a norm see a batch for the second time without counting it in its running statistics."""
+    if getattr(norm, 'num_batches_tracked', None) is None:
+        yield
+        return
+    momentum, count = norm.momentum, norm.num_batches_tracked
+    norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _pointwise(layer: ConvModule, x: Tensor) -> Tensor:
+    """``layer(x)``, (B, C, H, W) -> (B, D, H, W), as a product of tokens."""
+    return _norm_act(layer, as_picture(F.linear(as_tokens(x), *_as_linear(layer))))
+
+
+def _as_linear(layer: ConvModule) -> tuple[Tensor, Tensor | None]:
+    """Weight (D, C) and bias of the 1x1 convolution, and of the norm where it is a fixed scale."""
+    weight, bias = layer.conv.weight.flatten(1), layer.conv.bias
+    if _is_fixed_scale(layer):
+        norm = layer.norm
+        scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+        shift = -norm.running_mean if bias is None else bias - norm.running_mean
+        weight = weight * scale.unsqueeze(1)
+        bias = shift * scale + (0 if norm.bias is None else norm.bias)
+    return weight, bias
+
+
+def _is_fixed_scale(layer: ConvModule) -> bool:
+    """Whether the norm is a BatchNorm that runs on its statistics."""
+    return (
+        layer.with_norm
+        and isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)
+        and not layer.norm.training
+        and layer.norm.running_var is not None
+    )
+
+
 def _norm_act(layer: ConvModule, x: Tensor) -> Tensor:
-    """What a ``ConvModule`` does after its convolution."""
-    if layer.with_norm:
+    """What a ``ConvModule`` does after its convolution, less what :func:`_as_linear` took over."""
+    if layer.with_norm and not _is_fixed_scale(layer):
         x = layer.norm(x)
     return layer.activate(x) if layer.with_activation else x
-
-
-def _as_linear(conv: nn.Conv2d) -> tuple[Tensor, Optional[Tensor]]:
-    """Weight (out, in) and bias of a 1x1 convolution, for tokens."""
-    return conv.weight.flatten(1), conv.bias
 
 
 def _check_arguments(

@@ -1,8 +1,8 @@
 # The embedded dataset as COCO instances. tools/train.py makes it on first use; by hand:
-#   python tools/make_shapes.py data/paca_shapes
+#   python tools/make_shapes.py data/shapes
 dataset_type = 'CocoDataset'
-data_root = 'data/paca_shapes/'
-metainfo = dict(classes=('disc', 'square', 'triangle', 'star', 'cross', 'crescent'))
+data_root = 'data/shapes/'
+metainfo = dict(classes=('crescent', 'cross', 'disc', 'square', 'star', 'triangle'))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

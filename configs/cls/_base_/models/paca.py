@@ -1,0 +1,33 @@
+# An image classifier: PaCa-ViT, the mean over the last stage's positions, one linear layer.
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(
+        type='ClsDataPreprocessor',
+        num_classes=1000,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True,  # pictures are loaded as BGR
+    ),
+    backbone=dict(
+        type='paca_mm.PaCaViT',
+        arch='small',
+        out_indices=(3,),
+        drop_path_rate=0.1,
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=1000,
+        in_channels=384,
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+        cal_acc=False,  # mixed labels have no accuracy
+    ),
+    # Every batch is mixed, by one or the other with equal chance.
+    train_cfg=dict(
+        augments=[
+            dict(type='Mixup', alpha=0.8),
+            dict(type='CutMix', alpha=1.0),
+        ],
+    ),
+)

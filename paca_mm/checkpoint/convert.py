@@ -1,0 +1,306 @@
+"""Whole checkpoints from the official layout to ours and back, tensors untouched.
+
+What a file holds is found out from its keys; see :mod:`~paca_mm.checkpoint.rename` for the table.
+"""
+
+import os
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+from paca_mm import __version__
+from paca_mm.errors import UserError
+from paca_mm.zoo import ROWS
+
+from .load import backbone_settings, compare, describe_backbone, rows_of_backbone, summary
+from .read import read_checkpoint, state_dict_of
+from .rename import (
+    ANCHOR,
+    classifier_to_official,
+    classifier_to_ours,
+    find_prefix,
+    rename_to_official,
+    rename_to_ours,
+)
+
+#: What a checkpoint may be of, by a key (or the beginning of keys) that nothing else has.
+TASKS = {
+    'cls': ('head.weight', 'head.fc.weight'),
+    'det': ('rpn_head.', 'roi_head.', 'bbox_head.'),
+    'seg': ('decode_head.',),
+}
+TASK_NAMES = {
+    'cls': 'classification',
+    'det': 'detection',
+    'seg': 'segmentation',
+    'backbone': 'bare backbone',
+}
+SUFFIXES = ('.pth', '.safetensors')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted state dict, and what became of every key.
+
+    Attributes:
+        task: ``'cls'``, ``'det'``, ``'seg'``, or ``'backbone'`` for one without anything around it.
+        rows: The published rows that the backbone may be; none for other sizes.
+        backbone: The backbone in words.
+        state: The result.
+        renamed: (key in the source, key in the result), for every key that is kept.
+        dropped: Keys of the source that the result does without (constants of the architecture).
+        added: Keys of the result that were not in the source (the same constants).
+        left: What the file held besides the weights, such as the optimizer's state.
+    """
+
+    task: str
+    rows: tuple[str, ...]
+    backbone: str
+    state: 'OrderedDict[str, Tensor]'
+    renamed: tuple[tuple[str, str], ...]
+    dropped: tuple[str, ...]
+    added: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return '\n'.join([*self._head(), *_by_pattern(self.renamed), *self._tail()])
+
+    def every_key(self) -> str:
+        """The report with a line for every single key."""
+        lines = [f'  {a} -> {b}' if a != b else f'  {a}' for a, b in self.renamed]
+        return '\n'.join([*self._head(), *lines, *self._tail()])
+
+    def _head(self) -> list[str]:
+        changed = sum(a != b for a, b in self.renamed)
+        return [
+            f'{TASK_NAMES[self.task]} checkpoint; backbone: {self.backbone}',
+            f'{len(self.renamed)} tensors: {changed} renamed, {len(self.renamed) - changed} under '
+            'the same name',
+        ]
+
+    def _tail(self) -> list[str]:
+        lines = []
+        if self.dropped:
+            lines.append(f'{len(self.dropped)} constants left out: {summary(self.dropped)}')
+        if self.added:
+            lines.append(f'{len(self.added)} constants added: {summary(self.added)}')
+        if self.left:
+            lines.append(f'not weights, left out: {summary(self.left)}')
+        return lines
+
+
+def convert_file(
+    source: Union[str, os.PathLike],
+    target: Union[str, os.PathLike],
+    *,
+    to_official: bool = False,
+    force: bool = False,
+    task: Optional[str] = None,
+    row: Optional[str] = None,
+) -> Conversion:
+    """Convert a checkpoint file; the target appears only when it is complete.
+
+    Args:
+        source: File or URL of a classifier, detector, segmentor or bare backbone.
+        target: A ``.pth`` or ``.safetensors`` file. A ``.pth`` in our layout is what OpenMMLab's
+            tools write (``meta`` and ``state_dict``), an official one a bare state dict.
+        to_official: From our layout to the official one, instead of the other way.
+        force: Write over an existing file.
+        task: Raise unless it is a checkpoint of this task.
+        row: Raise unless the backbone looks like this published row.
+
+    Raises:
+        UserError: The source cannot be read, is not what was asked for, is incomplete, or has the
+            target's layout already; or the target exists, or cannot be written.
+    """
+    target = Path(target).expanduser()
+    _check_target(target, source, force)
+    content = read_checkpoint(source)
+    state = state_dict_of(content, source)
+    conversion = convert(state, source, to_official=to_official, task=task, row=row)
+    if isinstance(content, dict) and not isinstance(next(iter(content.values())), Tensor):
+        left = tuple(k for k in map(str, content) if k not in ('state_dict', 'model', 'module'))
+        conversion = replace(conversion, left=left)
+    meta = dict(
+        paca_mm_version=__version__,
+        converted_from=os.path.basename(os.fspath(source)),
+        task=conversion.task,
+        backbone=conversion.backbone,
+    )
+    _write(target, conversion.state, None if to_official else meta)
+    return conversion
+
+
+def convert(
+    state: Mapping[str, Tensor],
+    source: Union[str, os.PathLike] = 'the state dict',
+    *,
+    to_official: bool = False,
+    task: Optional[str] = None,
+    row: Optional[str] = None,
+) -> Conversion:
+    """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones."""
+    prefix = find_prefix(state)
+    if prefix is None:
+        raise UserError(
+            f'{source} holds no PaCa backbone (no key ends in {ANCHOR!r}); its keys are '
+            f'{summary(state, 4)}.'
+        )
+    found = task_of_keys(state)
+    # The backbone by itself, in our layout: what the checks and the report look at.
+    backbone = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
+    for key in [k for k in backbone if k.startswith('head.')]:
+        del backbone[key]  # at the top of an official classifier
+    is_official = any('.norm1_before.' in key for key in backbone)
+    rename_to_ours(backbone)
+    _check_wanted(backbone, source, found, task, row)
+    if is_official is to_official:
+        raise UserError(
+            f'{source} has the official layout already: leave --to-official out to convert it to '
+            'this package.'
+            if to_official
+            else f"{source} has this package's layout already: it loads as it is; --to-official "
+            'goes the other way.'
+        )
+    _check_complete(backbone, source)
+
+    # What became of a key is told by its tensor, which travels: views, so that no two are the same.
+    result = OrderedDict((key, value.detach()) for key, value in state.items())
+    origin = {id(value): key for key, value in result.items()}
+    if to_official:
+        rename_to_official(result, prefix)
+        if found == 'cls':
+            classifier_to_official(result)
+    else:
+        if found == 'cls':
+            classifier_to_ours(result)
+        rename_to_ours(result, 'backbone.' if found == 'cls' else prefix)
+    renamed = {origin[id(value)]: key for key, value in result.items() if id(value) in origin}
+    return Conversion(
+        task=found,
+        rows=rows_of_backbone(backbone_settings(backbone)),
+        backbone=describe_backbone(backbone),
+        state=result,
+        renamed=tuple(renamed.items()),
+        dropped=tuple(key for key in state if key not in renamed),
+        added=tuple(key for key, value in result.items() if id(value) not in origin),
+    )
+
+
+def task_of_keys(keys: Iterable[str]) -> str:
+    """What a checkpoint is of: ``'cls'``, ``'det'``, ``'seg'``, or ``'backbone'`` if of no more."""
+    keys = list(keys)
+    for task, marks in TASKS.items():
+        if any(
+            key == mark or (mark[-1] == '.' and key.startswith(mark))
+            for key in keys
+            for mark in marks
+        ):
+            return task
+    return 'backbone'
+
+
+def _check_target(target: Path, source: Union[str, os.PathLike], force: bool) -> None:
+    if target.suffix not in SUFFIXES:
+        raise UserError(f'{target}: the name must end in {" or ".join(SUFFIXES)}.')
+    if target.is_dir():
+        raise UserError(f'{target} is a folder; name a file in it.')
+    if target.exists() and os.path.exists(source) and target.samefile(source):
+        raise UserError(f'{target} is the source itself: name another file.')
+    if target.exists() and not force:
+        raise UserError(f'{target} exists already; --force writes over it.')
+    if not target.absolute().parent.is_dir():
+        raise UserError(f'the folder {target.absolute().parent} does not exist: make it first.')
+
+
+def _check_wanted(
+    backbone: Mapping[str, Tensor],
+    source: Union[str, os.PathLike],
+    found: str,
+    task: Optional[str],
+    row: Optional[str],
+) -> None:
+    """It is a checkpoint of the task and the row that were asked for."""
+    if task is not None and task != found:
+        raise UserError(
+            f'{source} is a {TASK_NAMES[found]} checkpoint, not a {TASK_NAMES[task]} one. Its '
+            f'backbone looks like {describe_backbone(backbone)}.'
+        )
+    if row is None:
+        return
+    if row not in ROWS:
+        near = get_close_matches(row, ROWS, n=1)
+        hint = f'; did you mean {near[0]}?' if near else '.'
+        raise UserError(f'there is no published row {row!r}{hint} Known: {", ".join(ROWS)}.')
+    if row not in rows_of_backbone(backbone_settings(backbone)):
+        raise UserError(
+            f'{source} is not the row {row}: its backbone looks like {describe_backbone(backbone)}.'
+        )
+
+
+def _check_complete(backbone: Mapping[str, Tensor], source: Union[str, os.PathLike]) -> None:
+    """A backbone that looks like a published row has all its keys and no others."""
+    from paca_mm.models import PaCaViT
+
+    settings = backbone_settings(backbone)
+    if not rows_of_backbone(settings):
+        return  # a size of the user's own: nothing to hold it against
+    with torch.device('meta'):  # shapes without memory
+        own = PaCaViT(**settings).state_dict()
+    missing, foreign, misfits = compare(own, backbone)
+    if missing or foreign or misfits:
+        raise UserError(
+            f'{source} looks like {describe_backbone(backbone)}, but it is not whole.\n'
+            f'  missing in the file: {summary(missing) or "nothing"}\n'
+            f'  of another shape: {summary(f"{k} {a} for {b}" for k, a, b in misfits) or "nothing"}\n'
+            f'  not in the model: {summary(foreign) or "nothing"}'
+        )
+
+
+def _by_pattern(renamed: Iterable[tuple[str, str]]) -> list[str]:
+    """The renamings, those that differ in their numbers and last words alone on one line."""
+    counts = Counter((_pattern(a), _pattern(b)) for a, b in renamed)
+    return [f'  {n:4d}  {a} -> {b}' if a != b else f'  {n:4d}  {a}' for (a, b), n in counts.items()]
+
+
+def _pattern(key: str) -> str:
+    """A parameter's module, with a star for the number of a stage, block, level or branch."""
+    # The numbers that end official names (clustering.0, block1.0.3) are layers of different kinds.
+    name = re.sub(r'(stage|block)\d+\.\d+', r'\1*.*', key.rpartition('.')[0])
+    return re.sub(r'(transition|lateral|fpn|to_clusters|convs\.)\d+', r'\1*', name)
+
+
+def _write(target: Path, state: Mapping[str, Tensor], meta: Optional[Mapping[str, str]]) -> None:
+    part = target.with_name(f'.{target.name}.part')
+    # Copies: a view would be written with all of its storage, and safetensors refuses shared ones.
+    state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
+    try:
+        if target.suffix == '.pth':
+            torch.save(state if meta is None else {'meta': dict(meta), 'state_dict': state}, part)
+        else:
+            _save_safetensors(state, part, meta)
+        os.replace(part, target)
+    except (OSError, RuntimeError) as e:  # torch.save raises RuntimeErrors when the disk is full
+        raise UserError(f'{target} cannot be written: {e}') from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _save_safetensors(
+    state: Mapping[str, Tensor], path: Path, meta: Optional[Mapping[str, str]]
+) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise UserError(
+            'writing .safetensors takes the package safetensors: pip install safetensors; or name '
+            'a .pth file.'
+        ) from None
+    save_file(dict(state), path, metadata={'format': 'pt', **(meta or {})})

@@ -1,0 +1,85 @@
+"""Train, evaluate and draw a small model on the embedded dataset: minutes, and no download.
+
+The three steps are the commands that anyone would type; each is shown before it runs.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from paca_mm.engine.checks import SHAPES_CONFIGS
+from paca_mm.engine.cli import command
+from paca_mm.engine.launch import last_checkpoint
+from paca_mm.errors import UserError
+
+#: What each task is measured by, and the least that the demo should reach.
+GOALS = {
+    'det': ('coco/segm_mAP_50', 0.5),
+    'seg': ('mIoU', 60.0),
+    'cls': ('accuracy/top1', 90.0),
+}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--task', choices=GOALS, default='det', help='default: %(default)s')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='default: %(default)s')
+    return parser.parse_args(argv)
+
+
+def run(*words):
+    print('\n$ python ' + shlex.join(words), flush=True)
+    done = subprocess.run([sys.executable, *words], check=False)
+    if done.returncode:
+        raise UserError(f'the command above ended with exit code {done.returncode}; it says why.')
+
+
+def last_scalars(work_dir, phase):
+    """The metrics of the newest run in a work directory, as mmengine has written them."""
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json' if phase == 'train' else '*/*.json'))
+    lines = files[-1].read_text().splitlines() if files else []
+    for line in reversed(lines):
+        row = json.loads(line)
+        if GOAL_KEYS & row.keys():
+            return row
+    raise UserError(f'no metrics in {work_dir}: the run there did not finish.')
+
+
+GOAL_KEYS = {key for key, _ in GOALS.values()}
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    began = time.monotonic()
+    config = SHAPES_CONFIGS[args.task]
+    work_dir = str(Path(args.work_dir) / args.task)
+    pictures = str(Path(work_dir) / 'pictures')
+    run('tools/train.py', config, '--work-dir', work_dir)
+    trained = last_scalars(work_dir, 'train')
+    checkpoint = last_checkpoint(work_dir)
+    tests = str(Path(work_dir) / 'test')
+    run('tools/test.py', config, checkpoint, '--work-dir', tests, '--show-dir', pictures)
+    tested = last_scalars(tests, 'test')
+
+    name, goal = GOALS[args.task]
+    differing = {
+        key: (trained[key], value)
+        for key, value in tested.items()
+        if key in trained and not key.endswith('time') and value != trained[key]
+    }
+    print(f'\n{name} {tested[name]:g} after {(time.monotonic() - began) / 60:.1f} minutes in all')
+    print('predictions beside the ground truth:', pictures)
+    if differing:
+        raise UserError(f'test.py does not repeat the metrics of the training: {differing}')
+    print('test.py repeats the metrics of the training to the digit')
+    if tested[name] < goal:
+        raise UserError(f'{name} is {tested[name]:g}, but {goal:g} was to be expected.')
+
+
+if __name__ == '__main__':
+    main()
