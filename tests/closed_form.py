@@ -10,7 +10,9 @@ from math import ceil
 from paca_mm.models.backbones.archs import resolve_arch
 
 
-def backbone_macs(height, width, arch='small', clustering='conv', num_clusters=None, cluster_every=0):
+def backbone_macs(
+    height, width, arch='small', clustering='conv', num_clusters=None, cluster_every=0
+):
     """MACs of one picture through a backbone, whatever its arch, clustering and size."""
     sizes = resolve_arch(arch)
     dims, depths, ratios = sizes['embed_dims'], sizes['depths'], sizes['mlp_ratios']
@@ -19,7 +21,9 @@ def backbone_macs(height, width, arch='small', clustering='conv', num_clusters=N
         num_clusters = (100, 100, 100, 100 if teacher else 0)
     patches = [n for _, n in _pyramid(height, width, len(dims))]
 
-    total = _halved(height, width, 1) * 9 * 3 * dims[0] // 2 + patches[0] * 9 * dims[0] // 2 * dims[0]
+    total = (
+        _halved(height, width, 1) * 9 * 3 * dims[0] // 2 + patches[0] * 9 * dims[0] // 2 * dims[0]
+    )
     for i, (c, n, m) in enumerate(zip(dims, patches, num_clusters, strict=True)):
         if i:
             total += 9 * dims[i - 1] * c * n

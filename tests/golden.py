@@ -29,7 +29,9 @@ def state_dict(shapes):
 def fill(model):
     """Give a model the same kind of weights under its own keys: deterministic, far from its init."""
     state = {
-        key: torch.from_numpy(_tensor(key, tuple(value.shape))) if value.is_floating_point() else value
+        key: torch.from_numpy(_tensor(key, tuple(value.shape)))
+        if value.is_floating_point()
+        else value
         for key, value in model.state_dict().items()
     }
     model.load_state_dict(state)

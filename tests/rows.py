@@ -24,6 +24,9 @@ ROWS = {
 
 #: A pyramid small enough to run in float64, with every part of the large ones.
 MINI = dict(
-    embed_dims=(16, 24, 32, 40), num_heads=(2, 3, 2, 5), depths=(2, 3, 2, 2), mlp_ratios=(4, 2, 3, 4)
+    embed_dims=(16, 24, 32, 40),
+    num_heads=(2, 3, 2, 5),
+    depths=(2, 3, 2, 2),
+    mlp_ratios=(4, 2, 3, 4),
 )
 MINI_TEACHER = dict(MINI, teacher_depths=(1, 2, 1, 1))

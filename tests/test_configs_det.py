@@ -82,7 +82,12 @@ def test_one_shrunk_step(path, tmp_path, monkeypatch):
     shrink(cfg)
     dataset = cfg.train_dataloader.dataset
     dataset.update(data_root=str(shapes), pipeline=[smaller(step) for step in pipeline])
-    loader = {**cfg.train_dataloader, 'batch_size': 2, 'num_workers': 0, 'persistent_workers': False}
+    loader = {
+        **cfg.train_dataloader,
+        'batch_size': 2,
+        'num_workers': 0,
+        'persistent_workers': False,
+    }
     model = build(cfg).train()
     batch = next(iter(Runner.build_dataloader(loader, seed=0)))
     data = model.data_preprocessor(batch, True)

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory):
         + ['--wheel-dir', str(work / 'dist'), str(work)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = (work / 'dist').glob('paca_mm-*.whl')

@@ -37,7 +37,7 @@ def run_python(code, *flags, cwd=None, **variables):
         text=True,
         cwd=cwd,
         env={**os.environ, **variables},
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -505,7 +505,7 @@ def test_the_tool_of_a_host_starts():
     if not script.exists():
         pytest.skip('this mmpretrain came without its tools')
     run = subprocess.run(
-        [sys.executable, str(script), '--help'], capture_output=True, text=True, timeout=120
+        [sys.executable, str(script), '--help'], capture_output=True, text=True, timeout=240
     )
     assert run.returncode == 0, run.stderr
     assert 'usage:' in run.stdout

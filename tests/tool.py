@@ -8,7 +8,9 @@ from paca_mm.engine.paths import assets_root
 
 def tool(name):
     """The module of ``tools/NAME.py``; the folder is no package."""
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', assets_root() / f'tools/{name}.py')
+    spec = importlib.util.spec_from_file_location(
+        f'tools_{name}', assets_root() / f'tools/{name}.py'
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

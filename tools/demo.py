@@ -40,7 +40,9 @@ def run(*words):
 
 def last_scalars(work_dir, phase):
     """The metrics of the newest run in a work directory, as mmengine has written them."""
-    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json' if phase == 'train' else '*/*.json'))
+    files = sorted(
+        Path(work_dir).glob('*/vis_data/scalars.json' if phase == 'train' else '*/*.json')
+    )
     lines = files[-1].read_text().splitlines() if files else []
     for line in reversed(lines):
         row = json.loads(line)

@@ -12,7 +12,9 @@ def parse_args(argv=None):
     parser.add_argument('input', help='a picture, a folder, or a quoted glob')
     parser.add_argument('config', help='the config that the checkpoint was trained with')
     parser.add_argument('checkpoint', help='a .pth or .safetensors file, official or ours')
-    parser.add_argument('--out', default='work_dirs/infer', help='the folder (default: %(default)s)')
+    parser.add_argument(
+        '--out', default='work_dirs/infer', help='the folder (default: %(default)s)'
+    )
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='least score of a detection (default: 0.3)'
     )

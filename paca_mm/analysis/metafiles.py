@@ -63,7 +63,9 @@ class Entry:
     def kind(self) -> str:
         """Which of :data:`paca_mm.zoo.MODELS` it is, going by its name; ``''`` for none."""
         row = self.metadata.get('Row', '')
-        kinds = (k for k in zoo.MODELS if row in zoo.ROWS and zoo.config_name(k, row) == self.config)
+        kinds = (
+            k for k in zoo.MODELS if row in zoo.ROWS and zoo.config_name(k, row) == self.config
+        )
         return next(kinds, '')
 
 

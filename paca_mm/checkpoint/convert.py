@@ -183,14 +183,16 @@ def convert(
             classifier_to_ours(result)
         rename_to_ours(result, 'backbone.' if found == 'cls' else prefix)
     renamed = {origin[id(value)]: key for key, value in result.items() if id(value) in origin}
+    order = [renamed[key] for key in state if key in renamed]  # that of the source
+    added = [key for key, value in result.items() if id(value) not in origin]
     return Conversion(
         task=found,
         rows=rows_of_backbone(backbone_settings(backbone)),
         backbone=describe_backbone(backbone),
-        state=result,
-        renamed=tuple(renamed.items()),
+        state=OrderedDict((key, result[key]) for key in [*order, *added]),
+        renamed=tuple((key, renamed[key]) for key in state if key in renamed),
         dropped=tuple(key for key in state if key not in renamed),
-        added=tuple(key for key, value in result.items() if id(value) not in origin),
+        added=tuple(added),
     )
 
 

@@ -88,6 +88,8 @@ class _Refused(Exception):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = _PYTHON_2_NAMES.get(module, module)
+        if (module, name) == ('builtins', 'getattr'):
+            return _statistics_method
         if (
             (module, name) in _TENSOR_NAMES
             or (module, name) in _RESUME_NAMES
@@ -98,6 +100,18 @@ class _Unpickler(pickle.Unpickler):
         if module.partition('.')[0] in _INERT_ROOTS and name not in _CALLABLE_BUILTINS:
             return _Inert
         raise _Refused(f'{module}.{name}')
+
+
+def _statistics_method(owner: Any, name: str) -> Any:
+    """The one use of ``getattr`` that is allowed: mmengine's log buffers name their own methods."""
+    if getattr(owner, '__qualname__', '') == 'HistoryBuffer' and name in {
+        'min',
+        'max',
+        'current',
+        'mean',
+    }:
+        return getattr(owner, name)
+    raise _Refused('builtins.getattr')
 
 
 def _is_dtype(name: str) -> bool:

@@ -143,7 +143,9 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
         )
     if names:
         _check_num_classes(cfg, names, place)
-    _check_pictures([file for name in names for file in _files_of(os.path.join(folder, name))], place)
+    _check_pictures(
+        [file for name in names for file in _files_of(os.path.join(folder, name))], place
+    )
 
 
 def _path(dataset: dict, path: Any) -> str:

@@ -17,6 +17,8 @@ class SafeCheckpointHook(CheckpointHook):
     (``max_keep_ckpts``, ``save_best``). Takes the same arguments.
     """
 
+    file_backend: Any
+
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         with self._removals_last():
             super()._save_checkpoint_with_step(runner, step, meta)

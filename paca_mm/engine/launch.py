@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='run on the embedded dataset instead of the one in the config (made on first use)',
     )
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)')
+    parser.add_argument(
+        '--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -150,7 +150,11 @@ def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     dataset = cfg.test_dataloader.dataset
     with DATASETS.switch_scope_and_registry(None) as registry:
         known = getattr(registry.get(dataset.get('type', '')), 'METAINFO', {})
-    return {**known, **(dataset.get('metainfo') or {}), **(saved if isinstance(saved, dict) else {})}
+    return {
+        **known,
+        **(dataset.get('metainfo') or {}),
+        **(saved if isinstance(saved, dict) else {}),
+    }
 
 
 def _run_lengths(mask: Tensor) -> dict[str, Any]:

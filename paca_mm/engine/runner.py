@@ -38,7 +38,7 @@ class SafeRunner(Runner):
         logger.addFilter(lambda record: not record.getMessage().startswith('paramwise_options'))
         return logger
 
-    def save_checkpoint(  # type: ignore[override]
+    def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: Optional[dict] = None, **kwargs: Any
     ) -> None:
         """Save atomically, with the random state in ``meta``; see the base class."""
@@ -99,10 +99,11 @@ class SafeRunner(Runner):
 
 
 def _get_random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     state = {
         'torch': torch.get_rng_state(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         'python': random.getstate(),
     }
     if torch.cuda.is_available():

@@ -74,7 +74,9 @@ def test_weights_of_another_arch_are_refused(model, tmp_path):
     torch.save(official(PaCaViT('tiny', clustering='mlp')), file)
     with pytest.raises(UserError) as e:
         load_pretrained(model, file)
-    assert "looks like arch='tiny', clustering='mlp', num_clusters=(100, 100, 100, 0)" in str(e.value)
+    assert "looks like arch='tiny', clustering='mlp', num_clusters=(100, 100, 100, 0)" in str(
+        e.value
+    )
     assert "clustering='conv', num_clusters=(7, 5, 3, 0)" in str(e.value)
 
 

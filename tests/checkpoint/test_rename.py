@@ -49,10 +49,10 @@ def test_a_wrong_row_in_the_table_is_caught(name, monkeypatch):
         (official, {'norm1': 'norm2', 'norm2': 'norm1'}.get(ours[-5:], ''), ours)
         for official, ours in rename.BACKBONE
     ]
-    monkeypatch.setattr(
-        rename, 'BACKBONE', [(o, u[:-5] + s if s else u) for o, s, u in swapped]
+    monkeypatch.setattr(rename, 'BACKBONE', [(o, u[:-5] + s if s else u) for o, s, u in swapped])
+    kwargs = dict(
+        arch='small_teacher' if 'teacher' in name else 'tiny' if 'tiny' in name else 'small'
     )
-    kwargs = dict(arch='small_teacher' if 'teacher' in name else 'tiny' if 'tiny' in name else 'small')
     if 'mlp' in name:
         kwargs.update(clustering='mlp', num_clusters=(200, 200, 200, 0))
     model = PaCaViT(**kwargs).eval()

@@ -81,9 +81,7 @@ def test_another_class_count_in_the_head(here, shapes, capfd):
 
 
 def test_other_classes_in_the_annotation_file(here, shapes, capfd):
-    message = fails(
-        capfd, 'train', SHAPES, *on(shapes), 'train_dataloader.dataset.metainfo=None'
-    )
+    message = fails(capfd, 'train', SHAPES, *on(shapes), 'train_dataloader.dataset.metainfo=None')
     assert 'annotates 6 classes (crescent' in message and 'expects 80' in message
     assert "metainfo=dict(classes=('crescent', 'cross'" in message and 'num_classes=6' in message
 
@@ -111,7 +109,11 @@ def test_wrong_backbone_arguments(here, shapes, capfd, option, message):
 
 def pretrained(file):
     init = f'dict(type="Pretrained",checkpoint="{file}")'
-    return 'model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={file}', init
+    return (
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={file}',
+        init,
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,9 @@ def test_wrong_pretrained_files(here, shapes, capfd, monkeypatch, kind, message)
         monkeypatch.setenv('TORCH_HOME', str(here))
         file = 'http://localhost:9/weights.pth'
     _, checkpoint, _ = pretrained(file)
-    err = fails(capfd, 'train', SHAPES, *on(shapes), 'model.backbone.init_cfg.type=Pretrained', checkpoint)
+    err = fails(
+        capfd, 'train', SHAPES, *on(shapes), 'model.backbone.init_cfg.type=Pretrained', checkpoint
+    )
     assert message in err
     assert not (here / 'was_run').exists()
 

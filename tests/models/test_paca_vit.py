@@ -144,13 +144,14 @@ def test_recomputing_gives_the_same_numbers(name):
         torch.testing.assert_close(recomputed, plain, rtol=1e-6, atol=1e-9)
 
 
-def test_outputs_are_channels_last_pictures_of_the_right_strides():
+def test_outputs_are_contiguous_pictures_of_the_right_strides():
+    """mmcv's RoIAlign reads a channels-last map as if it were contiguous: scrambled, in silence."""
     model = mini()
     outs = model(golden.picture(2, 33, 71))
     assert [tuple(o.shape) for o in outs] == [
         (2, 16, 9, 18), (2, 24, 5, 9), (2, 32, 3, 5), (2, 40, 2, 3)
     ]  # fmt: skip
-    assert all(o.is_contiguous(memory_format=torch.channels_last) for o in outs)
+    assert all(o.is_contiguous() for o in outs)
 
 
 @pytest.mark.parametrize('name', MINIS)

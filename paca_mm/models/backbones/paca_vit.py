@@ -65,6 +65,8 @@ class PaCaViT(BaseModule):
         [(1, 96, 56, 80), (1, 192, 28, 40), (1, 320, 14, 20), (1, 384, 7, 10)]
     """
 
+    is_init: bool  # mmengine's: weights are in place, do not initialise them
+
     def __init__(
         self,
         arch: Union[str, Mapping[str, Any]] = 'small',
@@ -103,11 +105,10 @@ class PaCaViT(BaseModule):
         self.with_cp = with_cp
 
         self.patch_embed = PatchEmbed(in_channels, embed_dims[0])
+        self.teacher: Optional[ClusteringTeacher] = None
         if has_teacher:
             wanted = [m if i < self.num_stages else 0 for i, m in enumerate(num_clusters)]
             self.teacher = ClusteringTeacher(embed_dims, sizes['teacher_depths'], wanted)
-        else:
-            self.teacher = None
         total = sum(depths)
         drop_path = [drop_path_rate * i / max(total - 1, 1) for i in range(total)]
         for i in range(self.num_stages):
@@ -143,8 +144,8 @@ class PaCaViT(BaseModule):
             x: (B, in_channels, H, W), normalised.
 
         Returns:
-            For each of ``out_indices`` a map (B, C_i, ceil(H / stride_i), ceil(W / stride_i)), in
-            channels-last memory.
+            For each of ``out_indices`` a contiguous map (B, C_i, ceil(H / stride_i),
+            ceil(W / stride_i)).
         """
         outs, _ = self._forward(x)
         return outs
@@ -193,7 +194,9 @@ class PaCaViT(BaseModule):
                 x = x + maps[i]
             x = self.get_submodule(f'norm{i + 1}')(x)
             if i in self.out_indices:
-                outs.append(as_picture(x))
+                # mmcv's ops (RoIAlign and others) read raw memory as contiguous, whatever the strides
+                # say, and a neck's convolutions pass a channels-last layout on to them.
+                outs.append(as_picture(x).contiguous())
         return tuple(outs), tuple(tapped)
 
     def init_weights(self) -> None:
