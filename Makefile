@@ -13,7 +13,7 @@ VENV ?= .venv
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help setup doctor demo test lint bench clean
+.PHONY: help setup doctor demo test lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,9 +37,6 @@ lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-
-bench: setup ## measure the speed of the backbone
-	$(BIN)/python tools/benchmark.py --quick
 
 clean: ## remove what building and testing left; environments, data and work_dirs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -48,6 +48,6 @@ model = dict(
 )
 
 default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=4, max_keep_ckpts=2),
+    logger=dict(interval=20),
+    checkpoint=dict(interval=3, max_keep_ckpts=2),
 )

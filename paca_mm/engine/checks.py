@@ -132,7 +132,9 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
     folder = _path(dataset, dataset.get('split') or dataset.get('data_prefix') or '')
     _check_exists(cfg, folder, 'picture folder', place, dataset)
     names = sorted(p.name for p in Path(folder).iterdir() if p.is_dir())
-    if not names and not dataset.get('ann_file'):
+    # mmpretrain's ImageNet finds its own list of labels beside the folders.
+    labels = _path(dataset, dataset.get('ann_file') or f'meta/{dataset.get("split")}.txt')
+    if not names and not os.path.isfile(labels):
         flat = len(_files_of(folder))
         raise UserError(
             f'{folder} has no class folders'

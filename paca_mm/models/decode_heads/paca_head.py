@@ -19,6 +19,9 @@ from paca_mm.registry import MODELS
 from ..layers.clustering import assign, pool
 from ..layers.downsample import as_picture, as_tokens
 
+#: torch.compile chooses by itself what to recompute. (torch 2.1 cannot be asked.)
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 
@@ -56,6 +59,8 @@ class PaCaHead(BaseDecodeHead):
         in_index: The levels to read, out of those that the backbone (or neck) returns; the first
             sets the size of the logits. Default: the first ``len(in_channels)``.
         cluster_loss_weight: Weight of the losses on the cluster scores, over ``loss_decode``'s own.
+        with_cp: Keep fewer intermediate results while training and compute them again in the backward
+            pass: same numbers, a quarter less memory of the head for 5 to 10 % more of its time.
         norm_cfg: Of every norm, those of k and v included; None for none.
         kwargs: As for every mmseg decode head: ``loss_decode``, ``sampler``, ``ignore_index``,
             ``dropout_ratio``, ``align_corners``, ``out_channels``, ``threshold``, ``act_cfg``,
@@ -204,7 +209,7 @@ class PaCaHead(BaseDecodeHead):
         """
         # Where no norm is applied, the activation overwrites what recomputing would start from.
         norm = layer.with_norm and not _is_fixed_scale(layer)
-        if not (self.with_cp and norm and torch.is_grad_enabled()):
+        if not (self.with_cp and norm and torch.is_grad_enabled()) or _is_compiling():
             return function(*args)
         return cp.checkpoint(
             function,
@@ -272,7 +277,7 @@ class _AsPicture(nn.Module):
     """Tokens (B, L, C) -> (B, C, L, 1), the shape that every norm of a ``norm_cfg`` takes."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.mT.unsqueeze(-1)
+        return tokens.mT.unsqueeze(-1).contiguous()
 
 
 class _AsTokens(nn.Module):

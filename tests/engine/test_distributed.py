@@ -1,0 +1,118 @@
+"""Two processes on CPUs: one step of theirs is one step of a single process on the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_runner import TINY
+
+pytest.importorskip('mmdet')
+
+from paca_mm.checkpoint import read_checkpoint
+from paca_mm.datasets.shapes import ensure_shapes
+from paca_mm.engine.config import load_config
+from paca_mm.engine.distributed import prepare_cpu
+from paca_mm.engine.paths import assets_root
+
+#: A step whose loss is a mean over pictures, so that splitting the batch changes nothing: plain
+#: SGD on the backbone's mean square, with the pictures in a fixed order.
+STEP = """
+import sys
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from paca_mm.engine.distributed import prepare_cpu
+from paca_mm.models import PaCaViT
+
+@MODELS.register_module()
+class Square(BaseModel):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = PaCaViT(drop_path_rate=0.0, **kwargs)
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return {'loss': sum((out ** 2).mean() * 100 for out in self.backbone(inputs))}
+
+@DATASETS.register_module()
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self):
+        self.pictures = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return dict(inputs=self.pictures[i])
+
+arch = dict(embed_dims=(8,) * 4, num_heads=(1,) * 4, depths=(1,) * 4, mlp_ratios=(2,) * 4)
+launcher, work_dir, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
+cfg = Config(dict(
+    model=dict(type='Square', arch=arch, num_clusters=(3, 3, 3, 0)),
+    work_dir=work_dir, launcher=launcher, runner_type='paca_mm.SafeRunner',
+    train_dataloader=dict(batch_size=batch, num_workers=0, dataset=dict(type='Pictures'),
+                          sampler=dict(type='DefaultSampler', shuffle=False),
+                          collate_fn=dict(type='default_collate')),
+    train_cfg=dict(by_epoch=True, max_epochs=2),
+    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
+    randomness=dict(seed=0), default_hooks=dict(checkpoint=dict(type='paca_mm.SafeCheckpointHook')),
+))
+prepare_cpu(cfg, launcher)
+from mmengine.registry import RUNNERS
+RUNNERS.build(cfg).train()
+"""
+
+
+def torchrun(processes, *words, cwd):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
+               f'--master_port={port}', *map(str, words)]  # fmt: skip
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+
+
+def test_two_processes_step_as_one(tmp_path):
+    script = tmp_path / 'step.py'
+    script.write_text(STEP)
+    one = subprocess.run([sys.executable, script, 'none', 'one', '4'], cwd=tmp_path,
+                         capture_output=True, text=True, check=False)  # fmt: skip
+    assert one.returncode == 0, one.stderr[-2000:]
+    two = torchrun(2, script, 'pytorch', 'two', 2, cwd=tmp_path)
+    assert two.returncode == 0, two.stderr[-2000:]
+    expected = read_checkpoint(tmp_path / 'one/epoch_2.pth')['state_dict']
+    found = read_checkpoint(tmp_path / 'two/epoch_2.pth')['state_dict']
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-7, msg=key)
+
+
+def test_the_tools_run_in_two_processes(tmp_path):
+    """Two epochs of a tiny detector, its evaluation, and the same evaluation by tools/test.py."""
+    ensure_shapes(tmp_path / 'data/shapes', num_train=6, num_val=3)
+    base = str(assets_root() / 'configs/det/mask_rcnn_paca_shapes.py')
+    (tmp_path / 'tiny.py').write_text(TINY.format(base=base))
+    train = torchrun(2, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
+                     '--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
+                     cwd=tmp_path)  # fmt: skip
+    assert train.returncode == 0, train.stderr[-2000:]
+    assert train.stdout.count('done in') == 1
+    test = torchrun(2, assets_root() / 'tools/test.py', 'tiny.py', 'work_dirs/tiny/epoch_2.pth',
+                    '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
+    assert test.returncode == 0, test.stderr[-2000:]
+
+    def metrics(text):
+        return [line for line in text.splitlines() if line.startswith('  coco/')]
+
+    assert metrics(test.stdout) and metrics(test.stdout) == metrics(train.stdout)
+
+
+def test_a_config_for_gpus_is_made_ready_for_the_cpu():
+    if torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    cfg = load_config('configs/det/mask_rcnn_paca.py')
+    (note,) = prepare_cpu(cfg, 'none')
+    assert 'float32' in note
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
