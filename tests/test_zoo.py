@@ -1,6 +1,7 @@
 """The catalogue of published models: figures, addresses, tables, and the names in other zoos."""
 
 import dataclasses
+import doctest
 import subprocess
 import sys
 
@@ -201,6 +202,12 @@ def test_mmpretrain_loads_the_official_weights_by_name(tmp_path, monkeypatch):
     torch.testing.assert_close(logits, torch.from_numpy(answers['logits']), rtol=1e-4, atol=1e-5)
 
 
+def test_docstring_example():
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('modelindex')
+    assert doctest.testmod(zoo).failed == 0
+
+
 # ---- timm
 
 
@@ -216,6 +223,12 @@ def test_timm_knows_every_row(timm):
     assert set(timm.list_models('paca_*')) >= {f'paca_{row}' for row in ROWS}
     model = timm.create_model('paca_tiny', num_classes=0)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 384)
+
+
+def test_timm_docstring_example(timm):
+    import paca_mm.timm
+
+    assert doctest.testmod(paca_mm.timm).failed == 0
 
 
 def test_timm_gives_the_official_answers(timm, tmp_path):

@@ -50,4 +50,5 @@ model = dict(
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=3, max_keep_ckpts=2),
+    visualization=dict(score_thr=0.5),
 )

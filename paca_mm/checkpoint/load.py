@@ -210,11 +210,9 @@ def load_whole(
     missing, unexpected, misfits = compare(own, state)
     nothing = len(missing) + len(misfits) >= len(own)
     if nothing or (strict and (missing or misfits)):
-        backbone = (
-            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-            if prefix
-            else {}
-        )
+        backbone = {}
+        if prefix is not None:
+            backbone = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         looks = f' Its backbone looks like {describe_backbone(backbone)}.' if backbone else ''
         raise UserError(
             f'{source} is not for this model.{looks}\n'

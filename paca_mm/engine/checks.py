@@ -14,6 +14,7 @@ from typing import Any, Optional
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from paca_mm.datasets.labels import Labelling, check_masks
 from paca_mm.datasets.pictures import broken_pictures, listing
 from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.errors import UserError
@@ -22,6 +23,9 @@ from .config import task_of, walk
 
 #: Pictures looked at before a run; the others are found when they are read.
 SAMPLE = 2000
+
+#: Masks looked at before a run, which takes longer: each is decoded.
+SAMPLE_MASKS = 200
 
 _PICTURES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm'}
 
@@ -117,6 +121,7 @@ def _check_evaluators(cfg: Config, place: str, dataset: dict) -> None:
 
 
 def _check_seg(cfg: Config, dataset: dict, place: str) -> None:
+    _check_levels(cfg)
     prefix = dataset.get('data_prefix') or {}
     pictures = _path(dataset, prefix.get('img_path', ''))
     masks = _path(dataset, prefix.get('seg_map_path', ''))
@@ -126,6 +131,91 @@ def _check_seg(cfg: Config, dataset: dict, place: str) -> None:
     if classes is not None:
         _check_num_classes(cfg, classes, place)
     _check_pictures(_files_of(pictures), place)
+    _check_labels(cfg, dataset, place, classes)
+
+
+def _check_labels(
+    cfg: Config, dataset: dict, place: str, classes: Optional[tuple[str, ...]]
+) -> None:
+    """The masks against the classes; tells ``paca_mm.CheckLabels`` how many there are."""
+    heads = [n['num_classes'] for n in walk(cfg.get('model') or {}) if n.get('num_classes')]
+    num_classes = len(classes) if classes else max(heads, default=0)
+    steps = list(dataset.get('pipeline') or [])
+    loads = any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps)
+    if not num_classes or not loads:
+        return  # a road of the user's own, from files to classes
+    for step in steps:
+        if step['type'] == 'paca_mm.CheckLabels':
+            step.setdefault('num_classes', num_classes)
+    try:
+        from mmseg.datasets import BaseSegDataset
+    except ImportError:
+        return  # building the model says what is missing
+
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        cls = registry.get(dataset['type'])
+    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
+        return
+    try:
+        made = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+    except ValueError as e:
+        if 'METAINFO' not in str(e):
+            raise
+        raise UserError(
+            f'the classes of {place.partition(".")[0]} ({_some(classes or ())}) are not all among '
+            f'those that {dataset["type"]} is known for.\n'
+            "  to mend it, for classes of your own: type='BaseSegDataset' in each dataset."
+        ) from e
+    files = made.load_data_list()
+    if not files:
+        folder = made.data_prefix.get('img_path')
+        raise UserError(
+            f'{place.partition(".")[0]} has no pictures: none in {folder} ends in '
+            f'{made.img_suffix!r}.\n  to mend it: img_suffix=... in the dataset (and seg_map_suffix, '
+            f'{made.seg_map_suffix!r} now, for the masks).'
+        )
+    check_masks(
+        [(file['img_path'], file['seg_map_path']) for file in files if file.get('seg_map_path')],
+        Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
+        SAMPLE_MASKS,
+        every_class=place.startswith('train'),
+    )
+
+
+def _check_levels(cfg: Config) -> None:
+    """The channels that each head expects against those of our backbone, before it is built."""
+    from paca_mm.models.backbones.archs import resolve_arch
+
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    if backbone.get('type') != 'paca_mm.PaCaViT' or model.get('neck'):
+        return
+    arch = backbone.get('arch', 'small')
+    stages = resolve_arch(arch)['embed_dims']
+    widths = [stages[i] for i in sorted(backbone.get('out_indices', range(len(stages))))]
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = model.get(name) or []
+        for head in [heads] if isinstance(heads, dict) else heads:
+            channels, levels = head.get('in_channels'), head.get('in_index', -1)
+            if not isinstance(channels, (list, tuple)) or not isinstance(levels, (list, tuple)):
+                channels, levels = [channels], [levels]
+            try:
+                found = [widths[i] for i in levels]
+            except (IndexError, TypeError):
+                continue  # the head knows better what is wrong with them
+            if [*channels] != found and all(isinstance(c, int) for c in channels):
+                raise UserError(
+                    f'{name} ({head.get("type")}) has in_channels={_plain(channels)}, but the '
+                    f'levels in_index={_plain(levels)} of the backbone'
+                    + (f' (arch={arch!r})' if isinstance(arch, str) else '')
+                    + f' have {_plain(found)} channels.\n'
+                    f'  to mend it: in_channels={_plain(found)} in {name}, or the arch that fits.'
+                )
+
+
+def _plain(numbers: Sequence[int]) -> str:
+    """As it stands in a config: a list, or the number where there is one."""
+    return str([*numbers] if len(numbers) > 1 else numbers[0])
 
 
 def _check_cls(cfg: Config, dataset: dict, place: str) -> None:

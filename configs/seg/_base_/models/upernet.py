@@ -1,0 +1,48 @@
+# UPerNet on PaCa-ViT, with an FCN on the third stage as auxiliary head.
+norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BN where a run is not distributed
+
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size_divisor=32,  # the dataset's pipeline crops and pads to the size to train at
+    ),
+    backbone=dict(
+        type='paca_mm.PaCaViT',
+        arch='small',
+        num_clusters=[200, 200, 200, 0],
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[96, 192, 320, 384],
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+        channels=512,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+    auxiliary_head=dict(
+        type='FCNHead',
+        in_channels=320,
+        in_index=2,
+        channels=256,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)

@@ -1,0 +1,150 @@
+"""Whether the masks of a segmentation dataset fit its classes, and what to change if they do not."""
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from PIL import Image
+
+from paca_mm.errors import UserError
+
+from .pictures import fault_of
+
+#: The EXIF tag of a picture's orientation; from 5 on, its sides are swapped when it is read.
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the numbers in mask files become classes, in the way of mmseg's ``LoadAnnotations``.
+
+    Attributes:
+        num_classes: Number of classes.
+        reduce_zero_label: 0 means "no label" and 1 the first class; otherwise 0 is the first class.
+        label_map: From class to class, after that; for datasets that train on some of their classes.
+        ignore_index: The class that stands for "no label", beside 255.
+    """
+
+    num_classes: int
+    reduce_zero_label: bool = False
+    label_map: Optional[Mapping[int, int]] = None
+    ignore_index: int = 255
+
+    def fits(self, number: int) -> bool:
+        """Whether a number in a mask file is a class, or "no label"."""
+        if self.reduce_zero_label:
+            number = 255 if number in (0, 255) else number - 1
+        label = (self.label_map or {}).get(number, number)
+        return 0 <= label < self.num_classes or label in (255, self.ignore_index)
+
+    def no_class(self, mask: str, wrong: Sequence[int], found: Sequence[int] = ()) -> str:
+        """The message for numbers that do not fit.
+
+        Args:
+            mask: The file.
+            wrong: Its numbers that do not fit.
+            found: All numbers in all masks that were looked at, if known: they tell whether
+                ``reduce_zero_label`` is the mistake.
+        """
+        count, first = self.num_classes, int(self.reduce_zero_label)
+        numbers = f'number{"s" if len(wrong) > 1 else ""} {_some(wrong)}'
+        message = (
+            f'{mask} holds the class {numbers}, which the model does not have. Expected: {first} to '
+            f'{first + count - 1} for the {count} classes, {"0 or " if first else ""}255 for "no '
+            f'label" (reduce_zero_label={self.reduce_zero_label}).\n  to mend it: '
+        )
+        if not first and not self.label_map and max(set(found) - {255}, default=0) == count:
+            return (
+                f'{message}if 0 means "no label" in the masks and 1 to {count} are the classes, set '
+                f'reduce_zero_label=True in each dataset; if 0 is a class too, there are {count + 1}'
+                f': metainfo=dict(classes=...) in each dataset, num_classes={count + 1} in each head.'
+            )
+        return (
+            f'{message}correct the masks, or name all classes: metainfo=dict(classes=...) in each '
+            'dataset and num_classes in each head.'
+        )
+
+
+def check_masks(
+    pairs: Sequence[tuple[str, str]], labelling: Labelling, sample: int, every_class: bool
+) -> None:
+    """Look at pictures and their masks. Masks in a format that Pillow does not read are passed over.
+
+    Args:
+        pairs: Files of the pictures and of their masks.
+        labelling: What the numbers in the masks mean.
+        sample: Look at so many pairs only, drawn at random (a fixed draw).
+        every_class: Whether all classes should occur, as they should in data to train on.
+
+    Raises:
+        UserError: A mask is missing, torn, not of one channel or not of its picture's size; it holds
+            a number that is no class; the numbers show that ``reduce_zero_label`` is wrong.
+    """
+    if len(pairs) > sample:
+        pairs = random.Random(0).sample(list(pairs), sample)
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(_numbers_of, pairs))
+    found = sorted(set().union(*numbers))
+    for (_, mask), of_mask in zip(pairs, numbers, strict=True):
+        if wrong := [n for n in of_mask if not labelling.fits(n)]:
+            raise UserError(labelling.no_class(mask, wrong, found))
+    count = labelling.num_classes
+    # All numbers that there would be if 0 were a class, and not the last one that there should be.
+    if every_class and labelling.reduce_zero_label and {*found} - {255} == {*range(count)}:
+        raise UserError(
+            f'the masks in {os.path.dirname(pairs[0][1])} hold the numbers 0 to {count - 1}, one for '
+            f'each of the {count} classes, but reduce_zero_label=True takes 0 for "no label" and 1 for '
+            'the first class: every class would be learned under the name of the one before it.\n'
+            "  to mend it: reduce_zero_label=False in each dataset, with type='BaseSegDataset' if its "
+            'type does not take that.'
+        )
+
+
+def check_size(picture: str, size: Sequence[int], mask: str, size_of_mask: Sequence[int]) -> None:
+    """See that a mask is as large as its picture. Sizes are (height, width).
+
+    Raises:
+        UserError: It is not.
+    """
+    if tuple(size) != tuple(size_of_mask):
+        raise UserError(
+            f'{mask} has {size_of_mask[1]} x {size_of_mask[0]} pixels, but its picture {picture} '
+            f'has {size[1]} x {size[0]}.\n  to mend it: bring the mask to the size of the picture '
+            '(by nearest neighbour: numbers of classes have no middle).'
+        )
+
+
+def _numbers_of(pair: tuple[str, str]) -> set[int]:
+    """The numbers in a mask, after seeing that it is a mask of its picture."""
+    picture, mask = pair
+    if not os.path.isfile(mask):
+        raise UserError(
+            f'{picture} has no mask.\n  looked for: {os.path.abspath(mask)}\n'
+            '  to mend it: put it there, remove the picture, or correct seg_map_suffix.'
+        )
+    try:
+        with Image.open(mask) as file:
+            numbers = np.asarray(file)
+        with Image.open(picture) as file:
+            turned = file.getexif().get(_ORIENTATION, 1) >= 5
+            width, height = file.size[::-1] if turned else file.size
+    except (OSError, SyntaxError, ValueError) as e:
+        if fault := fault_of(mask) if mask.lower().endswith(('.png', '.bmp', '.jpg')) else None:
+            raise UserError(f'the mask {mask} {fault}.') from e
+        return set()
+    if numbers.ndim != 2:
+        raise UserError(
+            f'{mask} has {numbers.shape[2]} channels: a mask has one, which holds the number of each '
+            "pixel's class.\n  to mend it: write the numbers of the classes instead of their colours."
+        )
+    check_size(picture, (height, width), mask, numbers.shape)
+    return set(np.unique(numbers).tolist())
+
+
+def _some(numbers: Sequence[int], most: int = 6) -> str:
+    more = f', ... {len(numbers) - most} more' if len(numbers) > most else ''
+    return ', '.join(map(str, numbers[:most])) + more

@@ -1,0 +1,30 @@
+"""What the documents promise is there: paths, targets, examples."""
+
+import doctest
+import importlib
+import re
+
+import pytest
+
+from paca_mm.engine.paths import assets_root
+
+ROOT = assets_root()
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('configs/*/README.md'), *ROOT.glob('docs/*.md')])
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_named_files_and_targets_exist(path):
+    text = path.read_text()
+    assert '{{' not in text, 'a figure was never filled in'
+    named = re.findall(r'\b(?:tools|configs|paca_mm|tests|docs|requirements)/[\w./-]*\w', text)
+    missing = sorted({n for n in named if not (ROOT / n).exists()})
+    assert not missing
+    makefile = (ROOT / 'Makefile').read_text()
+    for target in set(re.findall(r'(?:^|`)make ([a-z]+)', text, re.MULTILINE)):
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize('module', ['paca_mm.models.backbones.paca_vit'])
+def test_docstring_examples(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted and not result.failed
