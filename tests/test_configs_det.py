@@ -138,3 +138,29 @@ def test_bases_of_our_own_only():
     """Configs of other packages do not load on every stack, so none is inherited from."""
     for path in (assets_root() / 'configs').rglob('*.py'):
         assert '::' not in path.read_text(), path
+
+
+def test_an_official_detector_checkpoint_fills_the_whole_model():
+    from paca_mm.checkpoint import load_whole, rename_to_official
+    from paca_mm.errors import UserError
+
+    cfg = load_config('configs/det/mask_rcnn_paca_tiny_teacher.py')
+    shrink(cfg)
+    donor, model = build(cfg), build(cfg)
+    state = donor.state_dict()
+    rename_to_official(state, 'backbone.')
+    model.load_state_dict(state, strict=True)
+    report = load_whole(build(cfg), {'state_dict': state, 'meta': {}}, 'official.pth', strict=True)
+    assert not report.missing and not report.unexpected and not report.reset
+    for key, value in donor.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 3
+    report = load_whole(build(cfg), state, 'official.pth', strict=False)  # to start a training
+    assert {key for key, *_ in report.reset} == {
+        f'roi_head.{layer}.{kind}'
+        for layer in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+        for kind in ('weight', 'bias')
+    }
+    with pytest.raises(UserError, match=r'of another shape: roi_head\.bbox_head\.fc_cls'):
+        load_whole(build(cfg), state, 'official.pth', strict=True)  # to test

@@ -32,9 +32,9 @@ def here(tmp_path, monkeypatch):
 def fails(capfd, name, *argv):
     """Run a tool that must fail; returns its message."""
     assert run(name, *argv) == 2
-    err = capfd.readouterr().err
-    assert 'Traceback' not in err
-    return err.rpartition('error: ')[2]
+    message = capfd.readouterr().err.rpartition('error: ')[2]
+    assert message and 'Traceback' not in message
+    return message
 
 
 def on(root):

@@ -244,6 +244,18 @@ def test_a_recomputed_batch_counts_once():
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
+def test_a_kept_graph_runs_backward_twice():
+    head = mini_head().train()
+    levels = [x.requires_grad_() for x in feature_maps()]
+    out = head(levels).square().mean()
+    first = torch.autograd.grad(out, levels, retain_graph=True)
+    state = copy.deepcopy(head.state_dict())
+    second = torch.autograd.grad(out, levels)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(torch.equal(value, state[key]) for key, value in head.state_dict().items())
+
+
 def test_dropout_drops_whole_channels_as_mmseg_does():
     head = mini_head(dropout_ratio=0.5).double().train()
     feat = torch.randn(3, 16, 4, 5, dtype=torch.float64)

@@ -127,7 +127,10 @@ def test_every_parameter_gets_a_gradient(name):
     model = mini(name).train()
     sum((out * torch.randn_like(out)).sum() for out in model(golden.picture(2, 64, 64))).backward()
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, key
+        # A softmax does not see what is added to all of its inputs: these gradients are zero.
+        unseen = key.endswith('attn.k.bias') or ('to_clusters' in key and key.endswith('bias'))
+        assert parameter.grad is not None, key
+        assert unseen or parameter.grad.abs().max() > 0, key
 
 
 @pytest.mark.parametrize('name', ['conv', 'blockwise', 'teacher'])
@@ -255,7 +258,7 @@ def test_stochastic_depth_grows_linearly():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_stays_finite_and_close(dtype):
     model = mini('conv')
-    picture = golden.picture(1, 333, 500)
+    picture = golden.picture(1, 800, 1333)
     exact = model(picture)
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -1,7 +1,7 @@
 """The PaCa segmentation head: every pixel attends to one cluster per class."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -216,7 +216,7 @@ class PaCaHead(BaseDecodeHead):
             *args,
             use_reentrant=False,
             preserve_rng_state=False,  # nothing random in it
-            context_fn=lambda: (nullcontext(), _statistics_kept(layer.norm)),
+            context_fn=lambda: (nullcontext(), _StatisticsKept(layer.norm)),
         )
 
     def _attend(self, levels: list[Tensor], clusters: Tensor) -> Tensor:
@@ -269,8 +269,10 @@ class PaCaHead(BaseDecodeHead):
 
     def _resize_matrix(self, small: int, like: Tensor, large: int) -> Tensor:
         """(small, large): linear resizing of a line of ``small`` points to ``large``."""
-        eye = torch.eye(small, dtype=like.dtype, device=like.device).unsqueeze(0)
-        return F.interpolate(eye, large, mode='linear', align_corners=self.align_corners)[0]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        eye = torch.eye(small, dtype=dtype, device=like.device).unsqueeze(0)
+        lines = F.interpolate(eye, large, mode='linear', align_corners=self.align_corners)[0]
+        return lines.to(like.dtype)
 
 
 class _AsPicture(nn.Module):
@@ -300,18 +302,24 @@ def _token_layer(
     )
 
 
-@contextmanager
-def _statistics_kept(norm: nn.Module) -> Iterator[None]:
-    """Let a norm see a batch for the second time without counting it in its running statistics."""
-    if getattr(norm, 'num_batches_tracked', None) is None:
-        yield
-        return
-    momentum, count = norm.momentum, norm.num_batches_tracked
-    norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        norm.momentum, norm.num_batches_tracked = momentum, count
+class _StatisticsKept:
+    """Let a norm see a batch once more without counting it in its running statistics.
+
+    A context that can be entered again: a graph that is kept may be run backward twice.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+        self.counts = getattr(norm, 'num_batches_tracked', None) is not None
+
+    def __enter__(self) -> None:
+        if self.counts:
+            self.was = self.norm.momentum, self.norm.num_batches_tracked
+            self.norm.momentum, self.norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        if self.counts:
+            self.norm.momentum, self.norm.num_batches_tracked = self.was
 
 
 def _pointwise(layer: ConvModule, x: Tensor) -> Tensor:
