@@ -205,6 +205,17 @@ def test_memory_formats_give_the_same_numbers():
     torch.testing.assert_close(head(channels_last), head(levels), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+def test_attention_takes_a_fused_kernel(training):
+    """Keys in another memory order would be right, but send it to the slow one."""
+    head = mini_head(dropout_ratio=0.1).train(training)
+    with torch.profiler.profile() as profile:
+        head(feature_maps())
+    called = {event.key for event in profile.key_averages()}
+    assert 'aten::scaled_dot_product_attention' in called
+    assert not any('attention_math' in name for name in called)
+
+
 class LargestTensor(TorchDispatchMode):
     """Watches how many numbers the largest tensor holds that any operation makes."""
 

@@ -283,10 +283,10 @@ class _AsPicture(nn.Module):
 
 
 class _AsTokens(nn.Module):
-    """(B, C, L, 1) -> tokens (B, L, C)."""
+    """(B, C, L, 1) -> tokens (B, L, C), in the order that the fast kernels of attention ask for."""
 
     def forward(self, picture: Tensor) -> Tensor:
-        return picture.squeeze(-1).mT
+        return picture.squeeze(-1).mT.contiguous()
 
 
 def _token_layer(

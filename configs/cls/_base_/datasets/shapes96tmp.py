@@ -1,0 +1,52 @@
+# The embedded dataset as folders of pictures, one a class. tools/train.py makes it on first use; by
+# hand:
+#   python tools/make_shapes.py data/shapes
+dataset_type = 'CustomDataset'
+data_root = 'data/shapes/'
+metainfo = dict(classes=('crescent', 'cross', 'disc', 'square', 'star', 'triangle'))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=96),
+    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='RandomCrop', crop_size=96, padding=8, padding_mode='reflect'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=96),
+    dict(type='PackInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix='imagefolder/train',
+        metainfo=metainfo,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    persistent_workers=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix='imagefolder/val',
+        metainfo=metainfo,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_evaluator = val_evaluator

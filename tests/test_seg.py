@@ -1,0 +1,368 @@
+"""Segmentation from the command line: train, resume, test, draw; and what a user gets wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tool import run
+
+pytest.importorskip('mmseg')
+
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+
+from paca_mm.checkpoint import read_checkpoint
+from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
+from paca_mm.engine import checks
+from paca_mm.engine.config import load_config
+from paca_mm.engine.paths import assets_root
+from paca_mm.errors import UserError
+
+SHAPES = 'configs/seg/paca_head_paca_shapes.py'
+ADE = 'configs/seg/paca_head_paca_tiny_ade20k.py'
+
+#: A segmentor that trains in seconds. Its norms are SyncBN, as in every config.
+TINY = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dims=(8, 8, 8, 8), num_heads=(1,) * 4, depths=(1,) * 4, mlp_ratios=(1,) * 4),
+        num_clusters=(3, 3, 3, 0),
+        drop_path_rate=0.2,
+    ),
+    decode_head=dict(in_channels=[8, 8, 8, 8], channels=8),
+)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
+test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
+train_cfg = dict(max_iters=4, val_interval=2)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4)]
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+randomness = dict(seed=3)
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with the dataset where configs look for it, and a tiny config."""
+    folder = tmp_path_factory.mktemp('run')
+    ensure_shapes(folder / 'data/shapes', num_train=4, num_val=2)
+    (folder / 'tiny.py').write_text(TINY.format(base=str(assets_root() / SHAPES)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope='module')
+def straight(folder):
+    """A run of four iterations without interruption."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run('train', 'tiny.py', '--work-dir', 'straight') == 0
+    return folder / 'straight'
+
+
+def scalars(work_dir):
+    """What mmengine wrote about the newest run, line by line."""
+    file = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))[-1]
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+# ---- train, resume, test, draw
+
+
+def test_both_losses_are_in_the_log(straight):
+    rows = [row for row in scalars(straight) if 'loss' in row]
+    assert len(rows) == 4
+    for row in rows:
+        both = row['decode.loss_ce'] + row['decode.cluster_loss_ce']
+        assert row['loss'] == pytest.approx(both, rel=1e-4)
+        assert 0 < row['decode.cluster_loss_ce'] < row['decode.loss_ce'] * 2
+        assert 'decode.acc_seg' in row and 'decode.cluster_acc_seg' in row
+
+
+def test_the_config_is_written_to_train_with_sync_bn_and_this_machine_needs_none(straight):
+    assert load_config('tiny.py').model.decode_head.norm_cfg.type == 'SyncBN'
+    keys = read_checkpoint(straight / 'iter_4.pth')['state_dict']
+    assert 'decode_head.k.2.running_var' in keys
+
+
+def test_test_repeats_the_metrics_to_the_digit(straight):
+    trained = [row for row in scalars(straight) if 'mIoU' in row][-1]
+    assert run('test', 'tiny.py', straight / 'iter_4.pth', '--work-dir', 'tested',
+               '--show-dir', 'drawn') == 0  # fmt: skip
+    (file,) = Path('tested').glob('*/*.json')
+    tested = json.loads(file.read_text())
+    for name in ('mIoU', 'aAcc', 'mAcc'):
+        assert tested[name] == trained[name]
+    assert len(list(Path('drawn').rglob('*.png'))) == 2
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(straight):
+    Path('resumed').mkdir()
+    shutil.copy(straight / 'iter_2.pth', 'resumed')
+    Path('resumed/last_checkpoint').write_text('resumed/iter_2.pth')
+    assert run('train', 'tiny.py', '--work-dir', 'resumed', '--resume') == 0
+    resumed, whole = (
+        read_checkpoint(Path(d) / 'iter_4.pth')['state_dict'] for d in ('resumed', straight)
+    )
+    assert [r['step'] for r in scalars('resumed') if 'loss' in r] == [3, 4]
+    for key, value in whole.items():
+        # The sampler starts its shuffling anew, so that the pictures are others.
+        assert resumed[key].shape == value.shape, key
+    assert resumed['decode_head.q.0.bn.num_batches_tracked'] == 4
+
+
+def test_infer_draws_and_says_what_is_where(straight):
+    assert run('infer', 'data/shapes/val', 'tiny.py', straight / 'iter_4.pth', '--out', 'out') == 0
+    records = json.loads(Path('out/predictions.json').read_text())
+    assert len(records) == 2
+    for record in records:
+        assert sum(c['share'] for c in record['classes']) == pytest.approx(1)
+        assert all(c['class'] == SEG_CLASSES[c['label']] for c in record['classes'])
+        drawn = np.asarray(Image.open(record['drawn']))
+        assert drawn.shape == (128, 128, 3)
+        assert (drawn != np.asarray(Image.open(record['picture']).convert('RGB'))).any()
+
+
+def segmentor(**test_cfg):
+    from mmseg.registry import MODELS
+
+    cfg = load_config('tiny.py')
+    init_default_scope('mmseg')
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model.test_cfg.update(test_cfg)
+    return model
+
+
+@pytest.mark.parametrize('stride', [64, 40])
+def test_slide_equals_whole_where_one_window_holds_the_picture(stride):
+    torch.manual_seed(1)
+    model = segmentor()
+    x = torch.randn(2, 3, 64, 64)
+    metas = [dict(ori_shape=(64, 64), img_shape=(64, 64))] * 2
+    with torch.no_grad():
+        whole = model.whole_inference(x, metas)
+        model.test_cfg.update(mode='slide', crop_size=(64, 64), stride=(stride, stride))
+        slide = model.slide_inference(x, metas)
+    torch.testing.assert_close(slide, whole)
+
+
+def test_slide_over_equal_windows_repeats_each():
+    """Two windows with the same content, side by side, each get what it gets alone."""
+    torch.manual_seed(1)
+    model = segmentor(mode='slide', crop_size=(64, 64), stride=(64, 64))
+    x = torch.randn(1, 3, 64, 64)
+    metas = [dict(ori_shape=(64, 128), img_shape=(64, 128))]
+    with torch.no_grad():
+        slide = model.slide_inference(torch.cat([x, x], -1), metas)
+        alone = model.whole_inference(x, [dict(ori_shape=(64, 64), img_shape=(64, 64))])
+    torch.testing.assert_close(slide, torch.cat([alone, alone], -1))
+
+
+# ---- wrong on purpose
+
+
+def fails(capfd, name, *argv):
+    """Run a tool that must fail; returns its message."""
+    assert run(name, *argv) == 2
+    err = capfd.readouterr().err
+    assert 'Traceback' not in err
+    return err.rpartition('error: ')[2]
+
+
+def on(root, *more):
+    roots = (f'{p}_dataloader.dataset.data_root={root}' for p in ('train', 'val', 'test'))
+    return ['--cfg-options', *roots, *more]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A dataset to spoil."""
+    return ensure_shapes(tmp_path / 'copy', num_train=4, num_val=2)
+
+
+def repaint(mask, change):
+    labels = np.asarray(Image.open(mask)).copy()
+    change(labels)
+    Image.fromarray(labels).save(mask)
+
+
+def all_masks(root, change):
+    for mask in (root / 'masks').rglob('*.png'):
+        repaint(mask, change)
+
+
+def test_ade20k_is_missing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    message = fails(capfd, 'train', ADE)
+    assert f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/images/training' in message
+    assert 'ln -s /path/to/your/ADEChallengeData2016 data/ade/ADEChallengeData2016' in message
+    assert '--shapes' in message and SHAPES in message
+
+
+def test_a_mask_with_a_class_that_the_head_does_not_have(copy, capfd):
+    mask = copy / 'masks/train/000003.png'
+    repaint(mask, lambda labels: labels[:2].fill(8))
+    message = fails(capfd, 'train', 'tiny.py', *on(copy))
+    assert f'{mask} holds the class number 8, which the model does not have' in message
+    assert 'Expected: 1 to 7 for the 7 classes, 0 or 255' in message
+    assert 'num_classes in each head' in message
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_the_check_before_training_does_not_see_is_named_when_it_is_read(
+    copy, capfd, monkeypatch, workers
+):
+    mask = copy / 'masks/train/000003.png'
+    repaint(mask, lambda labels: labels[:2].fill(8))
+    monkeypatch.setattr(checks, 'SAMPLE_MASKS', 0)
+    options = (f'train_dataloader.num_workers={workers}', 'train_dataloader.batch_size=4')
+    message = fails(capfd, 'train', 'tiny.py', *on(copy, *options))
+    assert message.startswith(f'{mask} holds the class number 8, which the model does not have')
+
+
+def test_reduce_zero_label_is_needed(copy, capfd):
+    options = (f'{p}_dataloader.dataset.reduce_zero_label=False' for p in ('train', 'val', 'test'))
+    message = fails(capfd, 'train', 'tiny.py', *on(copy, *options))
+    assert 'holds the class number 7' in message
+    assert 'set reduce_zero_label=True in each dataset' in message
+
+
+def test_reduce_zero_label_is_too_much(copy, capfd):
+    def from_zero(labels):
+        labels -= 1
+        labels[0, :7] = range(7)  # four pictures need not hold every class
+
+    all_masks(copy, from_zero)
+    message = fails(capfd, 'train', 'tiny.py', *on(copy))
+    assert 'hold the numbers 0 to 6, one for each of the 7 classes' in message
+    assert 'reduce_zero_label=False in each dataset' in message
+
+
+def test_no_label_is_no_mistake(copy):
+    """0 and 255 mean "no label" under reduce_zero_label; not every class needs to occur."""
+
+    def void(labels):
+        labels[labels > 3] = 1
+        labels[0, :9] = 0
+        labels[1, :9] = 255
+
+    all_masks(copy, void)
+    assert (
+        run('train', 'tiny.py', '--work-dir', copy / 'out', *on(copy, 'train_cfg.max_iters=1')) == 0
+    )
+
+
+def test_picture_and_mask_of_different_sizes(copy, capfd):
+    mask = copy / 'masks/train/000002.png'
+    Image.open(mask).crop((0, 0, 100, 128)).save(mask)
+    message = fails(capfd, 'train', 'tiny.py', *on(copy))
+    assert (
+        f'{mask} has 100 x 128 pixels, but its picture {copy}/train/000002.png has 128 x 128'
+        in (message)
+    )
+
+
+def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypatch):
+    mask = copy / 'masks/train/000002.png'
+    Image.open(mask).crop((0, 0, 100, 128)).save(mask)
+    monkeypatch.setattr(checks, 'SAMPLE_MASKS', 0)
+    message = fails(capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.batch_size=4'))
+    assert f'{mask} has 100 x 128 pixels' in message
+
+
+def test_a_turned_picture_is_as_large_as_it_is_read(copy):
+    """A portrait may be stored as a landscape with an orientation, by which OpenCV turns it."""
+    from paca_mm.datasets.labels import Labelling, check_masks
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture, mask = copy / 'a.jpg', copy / 'a.png'
+    Image.new('RGB', (40, 30)).save(picture, exif=exif)
+    Image.new('L', (30, 40)).save(mask)
+    check_masks([(str(picture), str(mask))], Labelling(2), 9, False)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda mask: mask.unlink(), 'has no mask.\n  looked for: '),
+        (lambda mask: mask.write_bytes(mask.read_bytes()[:300]), 'is torn'),
+        (lambda mask: Image.open(mask).convert('RGB').save(mask), 'has 3 channels: a mask has one'),
+    ],
+    ids=['missing', 'torn', 'colours'],
+)
+def test_masks_that_are_none(copy, capfd, spoil, message):
+    mask = copy / 'masks/val/000001.png'
+    spoil(mask)
+    found = fails(capfd, 'train', 'tiny.py', *on(copy))
+    assert message in found and str(mask) in found
+
+
+def test_no_picture_with_the_suffix(copy, capfd):
+    message = fails(
+        capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.dataset.img_suffix=.jpg')
+    )
+    assert f"none in {copy}/train ends in '.jpg'" in message and 'img_suffix=...' in message
+
+
+def test_classes_that_the_dataset_type_does_not_know(copy, capfd):
+    message = fails(
+        capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.dataset.type=ADE20KDataset')
+    )
+    assert "for classes of your own: type='BaseSegDataset'" in message
+
+
+def test_another_class_count_in_the_head(capfd):
+    message = fails(capfd, 'train', 'tiny.py', '--cfg-options', 'model.decode_head.num_classes=150')
+    assert 'PaCaHead has num_classes=150' in message and 'has 7 classes (background' in message
+
+
+@pytest.mark.parametrize(
+    ('config', 'option', 'message'),
+    [
+        ('paca_head_paca_small', 'model.backbone.arch=base', 'decode_head (paca_mm.PaCaHead) has '
+         'in_channels=[96, 192, 320, 384], but the levels in_index=[0, 1, 2, 3] of the backbone '
+         "(arch='base') have [96, 192, 384, 512] channels"),
+        ('upernet_paca_small', 'model.decode_head.in_channels=[96,192,320,512]',
+         'to mend it: in_channels=[96, 192, 320, 384] in decode_head'),
+        ('upernet_paca_small', 'model.auxiliary_head.in_index=1',
+         'auxiliary_head (FCNHead) has in_channels=320, but the levels in_index=1'),
+    ],
+)  # fmt: skip
+def test_channels_that_do_not_fit_the_backbone(capfd, config, option, message):
+    path = f'configs/seg/{config}_ade20k.py'
+    assert message in fails(capfd, 'train', path, '--shapes', '--cfg-options', option)
+
+
+def test_levels_that_the_check_does_not_know_are_named_by_the_head():
+    model = segmentor()
+    model.decode_head.in_channels = [8, 8, 8, 9]
+    with pytest.raises(UserError, match=r'set in_channels=\[8, 8, 8, 8\] in the head'):
+        model(torch.rand(1, 3, 64, 64))
+
+
+def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straight, capfd):
+    state = dict(read_checkpoint(straight / 'iter_4.pth')['state_dict'])
+    for key in ('conv_seg.weight', 'conv_seg.bias', 'clustering.1.weight', 'clustering.1.bias'):
+        value = state[f'decode_head.{key}']
+        state[f'decode_head.{key}'] = value.new_zeros(21, *value.shape[1:])
+    torch.save({'state_dict': state}, 'other.pth')
+    options = ('--cfg-options', 'load_from=other.pth', 'train_cfg.max_iters=1')
+    assert run('train', 'tiny.py', '--work-dir', 'reset', *options) == 0
+    log = capfd.readouterr()
+    log = log.out + log.err
+    assert '4 start anew, because their shape differs' in log
+    assert 'decode_head.conv_seg.weight: (21, 8, 1, 1) in the file, (7, 8, 1, 1) here' in log
+
+    message = fails(capfd, 'test', 'tiny.py', 'other.pth', '--work-dir', 'refused')
+    assert 'other.pth is not for this model' in message
+    assert 'another class count shows as another shape of the last layers' in message

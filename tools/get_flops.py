@@ -1,0 +1,51 @@
+"""Count the parameters and multiply-accumulates of a config's model, module by module."""
+
+import argparse
+
+from paca_mm.engine.cli import command
+from paca_mm.engine.config import load_config, task_of
+from paca_mm.errors import UserError
+
+#: Height and width at which each task is usually counted.
+SHAPES = {'det': (800, 1280), 'seg': (512, 512), 'cls': (224, 224)}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='height and width, or one side (default: 800 1280, 512 512 or 224 224, by task)',
+    )
+    parser.add_argument('--depth', type=int, default=2, help='of the table (default: %(default)s)')
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args.config)
+    task = task_of(cfg)
+    shape = tuple(args.shape or SHAPES[task])
+    if len(shape) > 2 or min(shape) < 32:
+        raise UserError(f'--shape {shape}: give one side, or height and width, each at least 32.')
+    height, width = shape * 2 if len(shape) == 1 else shape
+
+    from paca_mm.analysis.models import build, forward
+    from paca_mm.analysis.flops import count
+
+    model = build(cfg).eval()
+    cost = count(model, lambda m: forward(m, task, height, width))
+    print(cost.table(args.depth, cfg.model.type))
+    print(f'\none picture of {height} x {width}; MACs as executed, attention and pooling included')
+    if task == 'det':
+        print(
+            'the heads at the proposals of random weights: compare backbone and neck, not the total'
+        )
+
+
+if __name__ == '__main__':
+    main()
