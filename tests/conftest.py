@@ -10,6 +10,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # golden, reference, rows
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers():
-    """Every test draws the same random numbers whichever tests run before it."""
+def _fresh():
+    """No test sees what another left: random numbers, default scope, logger, visualizer."""
+    from tool import forget_runs
+
+    forget_runs()
     torch.manual_seed(0)

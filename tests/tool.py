@@ -16,8 +16,22 @@ def tool(name):
     return module
 
 
+def forget_runs():
+    """Drop what mmengine keeps for a process: one command line is one process, a test runs many."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+
+    kept = [DefaultScope, MessageHub, MMLogger, Visualizer]
+    while kept:
+        cls = kept.pop()
+        cls._instance_dict.clear()
+        kept += cls.__subclasses__()
+
+
 def run(name, *argv):
     """Run a tool as from its command line; returns its exit code."""
+    forget_runs()
     try:
         tool(name).main([os.fspath(a) for a in argv])
     except SystemExit as e:

@@ -75,7 +75,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Cost:
     # Not by hooks: the hosts call a head's `forward` directly, which no hook sees.
     replaced = [m for m in model.modules() if 'forward' not in vars(m)]
     for module in replaced:
-        module.forward = counted(module)  # type: ignore[method-assign]
+        module.forward = counted(module)
     try:
         with torch.no_grad(), counter:
             run(model)

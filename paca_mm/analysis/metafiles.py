@@ -13,14 +13,19 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paca_mm import zoo
+from paca_mm.analysis.flops import count
 from paca_mm.engine.paths import assets_root
 from paca_mm.errors import UserError
 
 TASKS = ('cls', 'det', 'seg')
 BEGIN = '<!-- table: python tools/check_metafiles.py --write -->'
 END = '<!-- end of table -->'
+
+#: Height and width of the picture whose multiply-accumulates a task's metafile holds.
+PICTURES = {'cls': (224, 224), 'det': (800, 1280), 'seg': (512, 512)}
 
 #: The columns of each task's table: heading, and where the figure is.
 COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -93,10 +98,12 @@ def read_metafile(task: str) -> list[Entry]:
         raise UserError(f'{file} cannot be read as a metafile: {type(e).__name__}: {e}') from e
 
 
-def problems_of(task: str) -> Iterator[str]:
-    """What is wrong with a task's metafile, a sentence each; counts every model's parameters.
+def problems_of(task: str, macs: bool = True) -> Iterator[str]:
+    """What is wrong with a task's metafile, a sentence each; counts every model again.
 
-    The MACs are held against closed forms by ``tests/test_zoo.py``.
+    Args:
+        task: ``'cls'``, ``'det'`` or ``'seg'``.
+        macs: Count multiply-accumulates too, which takes a second or two a model.
     """
     entries = read_metafile(task)
     names = [entry.name for entry in entries]
@@ -109,7 +116,7 @@ def problems_of(task: str) -> Iterator[str]:
             if row not in rows:
                 yield f'{kind}: the row {row} is missing.'
     for entry in entries:
-        for problem in (*_wrong_words(entry), *_wrong_counts(entry)):
+        for problem in (*_wrong_words(entry), *_wrong_counts(entry, task, macs)):
             yield f'{entry.name}: {problem}'
 
 
@@ -126,7 +133,7 @@ def _wrong_words(entry: Entry) -> Iterator[str]:
         yield f'the weights of this row are at {url}, not at {entry.weights}.'
 
 
-def _wrong_counts(entry: Entry) -> Iterator[str]:
+def _wrong_counts(entry: Entry, task: str, macs: bool) -> Iterator[str]:
     file = assets_root() / entry.config
     if not file.is_file():
         yield f'the config {entry.config} does not exist.'
@@ -138,6 +145,11 @@ def _wrong_counts(entry: Entry) -> Iterator[str]:
     published = entry.metadata.get('Published Parameters (M)')
     if published is not None and abs(counted / 1e6 - published) > 0.1:
         yield f'Published Parameters (M): {published}, but the model has {counted}; see the Notes.'
+    if macs:
+        key = 'FLOPs' if task == 'cls' else 'Backbone MACs'
+        counted = count_macs(cfg, *PICTURES[task])
+        if counted != entry.metadata[key]:
+            yield f'{key}: {entry.metadata[key]}, but the model has {counted}.'
 
 
 def count_parameters(cfg: Config) -> int:
@@ -145,6 +157,16 @@ def count_parameters(cfg: Config) -> int:
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         model = MODELS.build(cfg.model)
     return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(cfg: Config, height: int, width: int) -> int:
+    """Multiply-accumulates of one picture through a classifier, or through a host's backbone."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model if cfg.default_scope == 'mmpretrain' else cfg.model.backbone)
+    # Shapes run through it, and no numbers: the size of the picture costs nothing.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        picture = torch.empty(1, 3, height, width)
+        return count(model.eval(), lambda model: model(picture)).macs
 
 
 def table_of(task: str) -> str:

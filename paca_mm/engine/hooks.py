@@ -1,10 +1,11 @@
 """Hooks that configs name as ``paca_mm.<Hook>``."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 
 from paca_mm.registry import HOOKS
 
@@ -54,3 +55,36 @@ class _RemovesLater:
     def finish(self) -> None:
         for path in self._doomed:
             self._backend.remove(path)
+
+
+@HOOKS.register_module()
+class DrawClassesHook(Hook):
+    """Writes every tested picture of a classifier with its true and its predicted class.
+
+    Stands in for mmpretrain's ``VisualizationHook``, which exchanges red and blue and lets pictures
+    of the same name in different class folders overwrite each other.
+
+    Args:
+        out_dir: Where they go, as ``<class folder>_<picture>.png``.
+        least: Shorter sides than this are enlarged, so that the words can be read.
+    """
+
+    def __init__(self, out_dir: str, least: int = 320) -> None:
+        self.out_dir = out_dir
+        self.least = least
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
+    ) -> None:
+        """Draw a batch, as the model saw it."""
+        os.makedirs(self.out_dir, exist_ok=True)
+        for picture, sample in zip(data_batch['inputs'], outputs, strict=True):
+            folder, file = os.path.split(sample.img_path)
+            name = f'{os.path.basename(folder)}_{os.path.splitext(file)[0]}'
+            image = picture.flip(0).permute(1, 2, 0).cpu().numpy()  # BGR -> RGB
+            runner.visualizer.visualize_cls(
+                image,
+                sample,
+                resize=max(self.least, *image.shape[:2]),
+                out_file=os.path.join(self.out_dir, f'{name}.png'),
+            )

@@ -176,7 +176,7 @@ def _draw_into(cfg: Config, folder: str) -> None:
         hook.update(draw=True)
         cfg.visualizer.save_dir = folder
     else:
-        hook.update(enable=True, out_dir=folder)
+        cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
 
 
 def _dump_into(cfg: Config, file: str) -> None:
