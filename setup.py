@@ -85,6 +85,7 @@ setup(
     extras_require={
         'onedl': requirements('requirements.txt', NOT_IN_EXTRAS),
         'openmmlab': requirements('requirements/openmmlab.txt', NOT_IN_EXTRAS),
+        'timm': ['timm>=1.0'],
         'dev': requirements('requirements/dev.txt'),
     },
     cmdclass={'build_py': BuildWithAssets},

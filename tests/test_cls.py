@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import golden
@@ -18,6 +19,7 @@ mmpretrain = pytest.importorskip('mmpretrain')
 from mmengine.dataset import default_collate  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import (  # noqa: E402
+    HOOKS,
     PARAM_SCHEDULERS,
     RUNNERS,
     DefaultScope,
@@ -26,6 +28,7 @@ from mmengine.registry import (  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
+from mmpretrain.visualization import UniversalVisualizer  # noqa: E402
 
 from paca_mm.checkpoint import load_whole  # noqa: E402
 from paca_mm.checkpoint.convert import convert  # noqa: E402
@@ -353,6 +356,30 @@ def test_a_picture_without_bytes_is_named(tmp_path):
     (tmp_path / 'train' / 'bee' / '1.png').write_bytes(b'')
     with pytest.raises(UserError, match=r'bee/1\.png is empty'):
         check_config(_user_config(tmp_path, 2), ['train'])
+
+
+# ---- pictures of the predictions
+
+
+def test_predictions_are_drawn_in_their_colours_and_under_their_own_names(tmp_path):
+    hook = HOOKS.build(dict(type='paca_mm.DrawClassesHook', out_dir=str(tmp_path / 'out')))
+    visualizer = UniversalVisualizer()
+    visualizer.dataset_meta = dict(classes=('ant', 'bee'))
+    red = torch.tensor([0, 0, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 60)  # BGR
+    samples = []
+    for label, folder in enumerate(['ant', 'bee']):
+        sample = DataSample().set_gt_label(label).set_pred_label(0)
+        sample.set_pred_score(torch.tensor([0.75, 0.25]))
+        sample.set_field(f'data/val/{folder}/0001.jpg', 'img_path', field_type='metainfo')
+        samples.append(sample)
+    runner = types.SimpleNamespace(visualizer=visualizer)
+    hook.after_test_iter(runner, 0, dict(inputs=[red, red]), samples)
+    files = sorted((tmp_path / 'out').iterdir())
+    assert [file.name for file in files] == ['ant_0001.png', 'bee_0001.png']
+    picture = Image.open(files[0])
+    assert min(picture.size) == 320
+    colour = np.array(picture.convert('RGB').getpixel((10, 310)))
+    assert np.abs(colour - (200, 0, 0)).max() < 8
 
 
 # ---- what the README says

@@ -17,7 +17,8 @@ def test_named_files_and_targets_exist(path):
     text = path.read_text()
     assert '{{' not in text, 'a figure was never filled in'
     named = re.findall(r'\b(?:tools|configs|paca_mm|tests|docs|requirements)/[\w./-]*\w', text)
-    missing = sorted({n for n in named if not (ROOT / n).exists()})
+    # What begins with my_ is the reader's to write.
+    missing = sorted({n for n in named if not (ROOT / n).exists() and '/my_' not in n})
     assert not missing
     makefile = (ROOT / 'Makefile').read_text()
     for target in set(re.findall(r'(?:^|`)make ([a-z]+)', text, re.MULTILINE)):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-mmdet = pytest.importorskip('mmdet')
+pytest.importorskip('mmdet')
+
+import mmdet
 
 from paca_mm.datasets.shapes import ensure_shapes
 

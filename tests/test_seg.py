@@ -372,3 +372,49 @@ def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straigh
     message = fails(capfd, 'test', 'tiny.py', 'other.pth', '--work-dir', 'refused')
     assert 'other.pth is not for this model' in message
     assert 'another class count shows as another shape of the last layers' in message
+
+
+# ---- the README's worked example
+
+
+def test_training_on_ones_own_data_as_the_readme_says(tmp_path, capfd):
+    """Its config as it stands, but for the size of the model."""
+    readme = (assets_root() / 'configs/seg/README.md').read_text()
+    text = readme.partition('## Train on your own data')[2].partition('```python\n')[2]
+    text = text.partition('```')[0]
+    base = str(assets_root() / 'configs/seg/paca_head_paca_small_ade20k.py')
+    assert "'./paca_head_paca_small_ade20k.py'" in text
+    (tmp_path / 'my_data.py').write_text(
+        text.replace('./paca_head_paca_small_ade20k.py', base).replace(
+            'data/my_data/', f'{tmp_path}/data/my_data/'
+        )
+    )
+    rng = np.random.RandomState(0)
+    for split in ('train', 'val'):
+        for kind, shape, suffix in (('images', (40, 60, 3), 'jpg'), ('masks', (40, 60), 'png')):
+            folder = tmp_path / 'data/my_data' / kind / split
+            folder.mkdir(parents=True)
+            pixels = rng.randint(0, 256 if kind == 'images' else 3, shape).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f'street_1.{suffix}')
+    cfg = load_config(str(tmp_path / 'my_data.py'))
+    checks._check_seg(cfg, cfg.train_dataloader.dataset, 'train_dataloader')
+    checks._check_seg(cfg, cfg.val_dataloader.dataset, 'val_dataloader')
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['paca_mm.CheckLabels'].num_classes == 3
+    tiny = {k: v for k, v in load_config('tiny.py').model.backbone.items() if k != 'init_cfg'}
+    cfg.merge_from_dict(
+        {
+            'model.backbone': {'_delete_': True, **tiny},
+            'model.decode_head': dict(in_channels=[8] * 4, channels=8),
+            'train_cfg': dict(max_iters=1, val_interval=1),
+            'work_dir': str(tmp_path / 'out'),
+        }
+    )
+    for step in cfg.train_dataloader.dataset.pipeline:  # an eighth of the picture's size
+        step.update({k: (64, 64) for k in ('size', 'crop_size') if k in step})
+        step.update({k: (256, 64) for k in ('scale',) if k in step})
+    cfg.val_dataloader.dataset.pipeline[1].scale = (256, 64)
+    cfg.dump(str(tmp_path / 'small.py'))
+    assert run('train', tmp_path / 'small.py') == 0
+    assert (tmp_path / 'out/iter_1.pth').is_file()
+    assert 'mIoU' in capfd.readouterr().out

@@ -214,6 +214,11 @@ def test_mmpretrain_loads_the_official_weights_by_name(tmp_path, monkeypatch):
 def test_docstring_example():
     pytest.importorskip('mmpretrain')
     pytest.importorskip('modelindex')
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_current_instance().setLevel(
+        'ERROR'
+    )  # mmpretrain's remarks are no part of the example
     assert doctest.testmod(zoo).failed == 0
 
 

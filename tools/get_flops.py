@@ -34,8 +34,8 @@ def main(argv=None):
         raise UserError(f'--shape {shape}: give one side, or height and width, each at least 32.')
     height, width = shape * 2 if len(shape) == 1 else shape
 
-    from paca_mm.analysis.models import build, forward
     from paca_mm.analysis.flops import count
+    from paca_mm.analysis.models import build, forward
 
     model = build(cfg).eval()
     cost = count(model, lambda m: forward(m, task, height, width))

@@ -11,7 +11,7 @@ _base_ = [
 num_classes = 6
 
 model = dict(
-    data_preprocessor=dict(num_classes=num_classes),
+    data_preprocessor=dict(num_classes=num_classes, to_onehot=False),
     backbone=dict(
         arch=dict(
             _delete_=True,

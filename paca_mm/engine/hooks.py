@@ -85,6 +85,6 @@ class DrawClassesHook(Hook):
             runner.visualizer.visualize_cls(
                 image,
                 sample,
-                resize=max(self.least, *image.shape[:2]),
+                resize=max(self.least, min(image.shape[:2])),
                 out_file=os.path.join(self.out_dir, f'{name}.png'),
             )

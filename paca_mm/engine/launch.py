@@ -173,7 +173,7 @@ def _draw_into(cfg: Config, folder: str) -> None:
     if task_of(cfg) == 'det':
         hook.update(draw=True, test_out_dir=folder)
     elif task_of(cfg) == 'seg':
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = folder
     else:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)

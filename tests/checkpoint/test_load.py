@@ -209,7 +209,8 @@ def test_reading_needs_neither_hosts_nor_compiled_ops():
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('mmdet', 'mmseg', 'mmpretrain') or name in ('mmcv.ops', 'mmcv._ext'):
+        blocked = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv.ops', 'mmcv._ext')
+        if name in blocked or name.partition('.')[0] in blocked:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Block())
 import torch
