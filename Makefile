@@ -13,6 +13,12 @@ VENV ?= .venv
 endif
 BIN := $(VENV)/bin
 
+# pyenv puts a python3.10 on the PATH that refuses to run unless that version is the active one: then
+# take it from where pyenv keeps it.
+BASE_PYTHON := $(or $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null),\
+$(shell pyenv root >/dev/null 2>&1 && ls "$$(pyenv root)"/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -n 1),\
+$(PYTHON))
+
 .PHONY: help setup doctor demo test lint clean
 
 help: ## this list
@@ -22,7 +28,7 @@ help: ## this list
 	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...'"
 
 setup: ## make the environment, or see that it is ready
-	@$(PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
+	@$(BASE_PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
 
 doctor: setup ## check the environment and say how to mend it
 	@$(BIN)/python tools/doctor.py
