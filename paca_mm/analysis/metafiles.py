@@ -54,6 +54,7 @@ class Entry:
         metadata: ``Row``, ``Parameters`` and the rest.
         metrics: Published results by name; empty where none were published.
         weights: URL of the official weights.
+        converted_from: URL of the file that it says these weights come from.
         notes: What to know about the figures.
     """
 
@@ -62,6 +63,7 @@ class Entry:
     metadata: Mapping[str, Any]
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: Optional[str] = None
+    converted_from: Optional[str] = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,6 +92,7 @@ def read_metafile(task: str) -> list[Entry]:
                 metadata=model['Metadata'],
                 metrics={k: v for r in model.get('Results', ()) for k, v in r['Metrics'].items()},
                 weights=model.get('Weights'),
+                converted_from=model.get('Converted From', {}).get('Weights'),
                 notes=tuple(model.get('Notes', ())),
             )
             for model in content['Models']
@@ -131,6 +134,8 @@ def _wrong_words(entry: Entry) -> Iterator[str]:
         yield 'published weights and published results go together.'
     if entry.weights and entry.weights != url:
         yield f'the weights of this row are at {url}, not at {entry.weights}.'
+    elif entry.converted_from != entry.weights:
+        yield f'Converted From names {entry.converted_from}, but the weights are {entry.weights}.'
 
 
 def _wrong_counts(entry: Entry, task: str, macs: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from mmengine.config import Config
@@ -34,3 +35,50 @@ def forward(model: nn.Module, task: str, height: int, width: int) -> Any:
         )
     )
     return model(picture, [sample], mode='tensor')
+
+
+def annotations(model: nn.Module, batch: int, height: int, width: int) -> list:
+    """Made-up annotations, one sample a picture, for a step of training or of prediction.
+
+    A detector's sample has ten boxes with masks, a segmentor's a map of random classes, a
+    classifier's a label.
+    """
+    shape = (height, width)
+    meta = dict(
+        img_shape=shape,
+        ori_shape=shape,
+        pad_shape=shape,
+        batch_input_shape=shape,
+        scale_factor=(1.0, 1.0),
+    )
+    return [_annotation(model, meta, *shape) for _ in range(batch)]
+
+
+def _annotation(model: Any, meta: dict, height: int, width: int) -> Any:
+    if hasattr(model, 'roi_head'):
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+        from mmengine.structures import InstanceData
+
+        corners = torch.rand(10, 2) * torch.tensor([width, height]) * 0.7
+        sides = torch.rand(10, 2) * torch.tensor([width, height]) * 0.25 + 8
+        boxes = torch.cat([corners, corners + sides], 1)
+        masks = np.zeros((10, height, width), np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+        found = DetDataSample(metainfo=meta)
+        found.gt_instances = InstanceData(
+            bboxes=boxes,
+            labels=torch.randint(model.roi_head.bbox_head.num_classes, (10,)),
+            masks=BitmapMasks(masks, height, width),
+        )
+        return found
+    if hasattr(model, 'decode_head'):
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        classes = torch.randint(model.decode_head.num_classes, (1, height, width))
+        return SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=classes))
+    from mmpretrain.structures import DataSample
+
+    return DataSample(metainfo=meta).set_gt_label(0)

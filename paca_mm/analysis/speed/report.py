@@ -1,0 +1,252 @@
+"""What was measured, as a table to read, a CSV file to keep, and plots."""
+
+import csv
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+
+from paca_mm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a measurement was made; every line of the CSV repeats them."""
+
+    device: str
+    threads: int
+    torch: str
+    python: str
+    date: str
+    command: str
+
+    @classmethod
+    def now(cls, device: str, threads: int) -> 'Conditions':
+        return cls(
+            device=torch.cuda.get_device_name() if device == 'cuda' else _processor(),
+            threads=threads,
+            torch=torch.__version__,
+            python=platform.python_version(),
+            date=datetime.date.today().isoformat(),
+            command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f'{self.device}, {self.threads} threads, torch {self.torch}, Python {self.python}, '
+            f'{self.date}'
+        )
+
+
+def _processor() -> str:
+    """The processor's name and how many of its cores this machine has."""
+    name = platform.processor() or platform.machine()
+    if Path('/proc/cpuinfo').exists():
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+        name = names[0] if names else name
+    return f'{name}, {os.cpu_count()} cores'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant at one setting.
+
+    Attributes:
+        ms, ms_p10, ms_p90: Milliseconds a step: median, 10th and 90th percentile of the rounds.
+        ratio, ratio_p10, ratio_p90: How many times as fast as the baseline, round against round.
+        gmacs: Of the forward pass of one picture.
+        share: Products per second over those of a large matrix product in the same rounds; a
+            training step counts as three forward passes.
+        peak_mib: Memory of a step beyond the weights.
+        accuracy: ImageNet top-1, as published.
+    """
+
+    name: str
+    mode: str
+    batch: int
+    height: int
+    width: int
+    dtype: str
+    compiled: bool
+    params_m: float
+    gmacs: Optional[float]
+    ms: float
+    ms_p10: float
+    ms_p90: float
+    pictures_per_s: float
+    baseline: str
+    ratio: float
+    ratio_p10: float
+    ratio_p90: float
+    share: Optional[float]
+    peak_mib: Optional[float]
+    accuracy: Optional[float]
+    rounds: int
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned columns, fastest first within a setting."""
+    baseline = rows[0].baseline
+    heads = ['model', 'mode', 'batch', 'picture', 'dtype', 'params M', 'GMACs', 'ms', '10-90 %',
+             'pictures/s', f'x {baseline}', '10-90 %', 'share', 'peak MiB']  # fmt: skip
+    lines = [heads]
+    for r in sorted(rows, key=lambda r: (r.mode, r.height * r.width, r.ms)):
+        lines.append(
+            [
+                r.name,
+                r.mode,
+                str(r.batch),
+                f'{r.height}x{r.width}',
+                r.dtype,
+                f'{r.params_m:.1f}',
+                _or_dash(r.gmacs, '.2f'),
+                f'{r.ms:.1f}',
+                f'{r.ms_p10:.0f}-{r.ms_p90:.0f}',
+                f'{r.pictures_per_s:.1f}',
+                f'{r.ratio:.2f}',
+                f'{r.ratio_p10:.2f}-{r.ratio_p90:.2f}',
+                _or_dash(r.share, '.2f'),
+                _or_dash(r.peak_mib, '.0f'),
+            ]
+        )
+    return columns(lines)
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, the others to the right, a rule under the heads."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def text(line: Sequence[str]) -> str:
+        cells = [f'{c:<{w}}' if i == 0 else f'{c:>{w}}' for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        return '  '.join(cells).rstrip()
+
+    return '\n'.join([text(lines[0]), '-' * len(text(lines[0])), *map(text, lines[1:])])
+
+
+def _or_dash(value: Optional[float], spec: str) -> str:
+    return '-' if value is None else format(value, spec)
+
+
+def file_name(conditions: Conditions, rows: Sequence[Row], kind: str = '') -> str:
+    """A name that carries the conditions: date, device, modes, pictures, precision, threads."""
+    device = conditions.device.partition(',')[0].lower().replace(' ', '-')
+
+    def words(values: Any) -> str:
+        return '+'.join(dict.fromkeys(str(v) for v in values))
+
+    parts = [
+        conditions.date,
+        kind,
+        device,
+        words(r.mode for r in rows),
+        f'b{words(r.batch for r in rows)}',
+        words(f'{r.height}x{r.width}' for r in rows),
+        words(r.dtype for r in rows),
+        f't{conditions.threads}',
+    ]
+    return '_'.join(p for p in parts if p)
+
+
+def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -> Path:
+    """Write the rows as CSV, the conditions in every line; an older file of the name is replaced.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    file = folder / f'{name}.csv'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file.open('w', newline='') as f:
+            writer = csv.DictWriter(f, [x.name for x in (*fields(Row), *fields(Conditions))])
+            writer.writeheader()
+            for row in rows:
+                values = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in asdict(row).items()}
+                writer.writerow({**values, **asdict(conditions)})
+    except OSError as e:
+        raise UserError(f'{file} cannot be written ({e.strerror}): choose another --out.') from e
+    return file
+
+
+def plot(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -> list[Path]:
+    """Time against the picture's size where there are several, accuracy against time where known."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    files = []
+    for mode in dict.fromkeys(r.mode for r in rows):
+        of_mode = [r for r in rows if r.mode == mode]
+        if len({(r.height, r.width) for r in of_mode}) > 1:
+            files.append(_plot_sizes(of_mode, conditions, folder / f'{name}_{mode}_size.png'))
+        smallest = min(r.height * r.width for r in of_mode)
+        scored = [r for r in of_mode if r.accuracy and r.height * r.width == smallest]
+        if len(scored) > 2:
+            files.append(_plot_accuracy(scored, conditions, folder / f'{name}_{mode}_accuracy.png'))
+    return files
+
+
+#: Ours in one colour, the yardstick of the same weights in grey, the others by family.
+_COLOURS = {'paca': '#c1272d', 'swin': '#1f77b4', 'convnext': '#2ca02c', 'pvtv2': '#e08a00'}
+
+
+def _colour(name: str) -> str:
+    if '+plain' in name:
+        return '#777777'
+    return next((c for key, c in _COLOURS.items() if key in name), '#8c6bb1')
+
+
+def _axes(conditions: Conditions, row: Row, title: str) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout='constrained')
+    step = 'inference' if row.mode == 'infer' else 'training step (forward and backward)'
+    axes.set_title(f'{title}\n{step}, batch {row.batch}, {row.dtype}', fontsize=11, loc='left')
+    figure.supxlabel(str(conditions), fontsize=7, color='#666666')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
+    figure, axes = _axes(conditions, rows[0], "Time against the picture's size")
+    for i, name in enumerate(dict.fromkeys(r.name for r in rows)):
+        line = sorted((r for r in rows if r.name == name), key=lambda r: r.height * r.width)
+        x = [r.height * r.width / 1e6 for r in line]
+        dash = '--' if '+plain' in name else '-'
+        axes.plot(x, [r.ms for r in line], dash, marker='osD^v'[i % 5], color=_colour(name), label=name)
+        axes.fill_between(
+            x, [r.ms_p10 for r in line], [r.ms_p90 for r in line], color=_colour(name), alpha=0.15, lw=0
+        )
+    axes.set(xlabel='megapixels', ylabel='milliseconds', xlim=(0, None), ylim=(0, None))
+    axes.legend(frameon=False)
+    return _store(figure, file)
+
+
+def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
+    side = f'{rows[0].height}x{rows[0].width}'
+    figure, axes = _axes(conditions, rows[0], f'Accuracy (published) against time (measured), {side}')
+    for r in rows:
+        axes.errorbar(
+            r.ms, r.accuracy, xerr=[[r.ms - r.ms_p10], [r.ms_p90 - r.ms]],
+            marker='o', ms=4 + r.params_m**0.5, color=_colour(r.name), alpha=0.85, elinewidth=1,
+        )  # fmt: skip
+        axes.annotate(r.name, (r.ms, r.accuracy), (7, 7), textcoords='offset points', fontsize=9)
+    axes.set(xlabel='milliseconds (bar: 10th to 90th percentile; area: parameters)',
+             ylabel='ImageNet top-1, %', xlim=(0, None))  # fmt: skip
+    axes.margins(y=0.15)
+    return _store(figure, file)
+
+
+def _store(figure: Any, file: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+    return file

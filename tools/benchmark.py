@@ -1,0 +1,119 @@
+"""Time models side by side: ours, the peers a user would pick instead, a plain reading of PaCa.
+
+  benchmark.py                              PaCa-small, its peers and the plain reading, inference
+  benchmark.py --quick                      the goals of this project's speed, in about two minutes
+  benchmark.py paca_tiny swin_t --mode train --memory
+  benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
+  benchmark.py mask_rcnn/paca_tiny mask_rcnn/swin_t mask_rcnn/pvtv2_b2 --size 480x640 --batch 1
+  benchmark.py head head+plain --size 512 1024x2048 --mode infer train --memory --batch 1
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from paca_mm.engine.cli import command
+from paca_mm.errors import UserError
+
+DEFAULT = ('paca_small', 'paca_small+plain', 'swin_s', 'pvtv2_b3', 'convnext_s')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('models', nargs='*', help='names; --list says which, and the variants')
+    parser.add_argument('--list', action='store_true', help='list models and variants')
+    parser.add_argument('--quick', action='store_true', help='measure the goals, on the CPU')
+    parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
+    parser.add_argument('--size', nargs='+', default=['224'], metavar='N|HxW', help='of pictures')
+    parser.add_argument('--batch', type=int, default=4)
+    parser.add_argument('--dtype', choices=['fp32', 'bf16', 'fp16'], default='fp32')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of the CPU')
+    parser.add_argument('--rounds', type=int, default=None, help='default: 10; 7 with --quick')
+    parser.add_argument('--baseline', help='what the ratios refer to (default: the first model)')
+    parser.add_argument('--memory', action='store_true', help='also the peak memory of a step')
+    parser.add_argument('--out', type=Path, help='folder for a CSV file and plots')
+    args = parser.parse_args(argv)
+    for name in ('batch', 'threads', 'rounds'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f'--{name} {getattr(args, name)} must be 1 or more.')
+    if args.quick and args.models:
+        raise UserError('--quick measures a fixed list of goals: leave the models out.')
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    from paca_mm.analysis.speed import report
+
+    conditions = report.Conditions.now(args.device, args.threads)
+    if args.list:
+        print_names()
+    elif args.quick:
+        from paca_mm.analysis.speed import goals
+
+        found = list(goals.measure(args.rounds or 7, args.threads, progress))
+        progress('')
+        print(goals.table(found))
+        print(f'\n{conditions}\nbatch 4 at 224x224, fp32, eager, where nothing else is said')
+    else:
+        compare(args, conditions)
+
+
+def compare(args, conditions):
+    from paca_mm.analysis.speed import report
+    from paca_mm.analysis.speed.contestants import Setting
+    from paca_mm.analysis.speed.race import peaks, race
+
+    names = args.models or list(DEFAULT)
+    baseline = args.baseline or names[0]
+    if baseline not in names:
+        raise UserError(f'--baseline {baseline!r} is not among the models: {", ".join(names)}.')
+    sizes = [size_of(text) for text in args.size]
+    rows = []
+    for mode in args.mode:
+        for height, width in sizes:
+            setting = Setting(mode, args.batch, height, width, args.dtype, args.device)
+            found = race(names, setting, args.rounds or 10, args.threads, progress)
+            memory = peaks(names, setting, args.threads, progress) if args.memory else {}
+            rows += found.rows(baseline, memory)
+    progress('')
+    print(report.table(rows))
+    print(f'\n{conditions}\nratios: how many times as fast as {baseline}, round against round')
+    if args.out:
+        name = report.file_name(conditions, rows)
+        print(f'saved {report.save(rows, conditions, args.out, name)}')
+        for file in report.plot(rows, conditions, args.out, name):
+            print(f'saved {file}')
+
+
+def print_names():
+    from paca_mm.analysis.speed.contestants import VARIANTS, known
+
+    print('models:', *known(), sep='\n  ')
+    print('  timm/NAME, mmpretrain/NAME, path/to/config.py')
+    print('variants, behind a +:')
+    for name, meaning in VARIANTS.items():
+        print(f'  {name:<14} {meaning}')
+
+
+def size_of(text):
+    """'224' or '800x1333' -> height and width."""
+    sides = text.lower().split('x')
+    if not 1 <= len(sides) <= 2 or not all(s.isdigit() and int(s) >= 32 for s in sides):
+        raise UserError(f'--size {text}: one side or HxW, each at least 32 (224, 800x1333).')
+    return int(sides[0]), int(sides[-1])
+
+
+def progress(text):
+    """One line that is written over, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    main()
