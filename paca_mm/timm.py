@@ -16,10 +16,14 @@ from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import torch.nn as nn
-from timm.layers import ClassifierHead
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor
+
+try:
+    from timm.layers import ClassifierHead
+    from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+    from timm.models._features import feature_take_indices
+except ImportError as e:
+    raise ImportError(f"paca_mm.timm needs timm 1.0 or newer ({e}): pip install 'timm>=1.0'") from e
 
 from paca_mm.checkpoint.rename import rename_to_ours
 from paca_mm.models import PaCaViT

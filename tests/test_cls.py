@@ -35,7 +35,9 @@ from paca_mm.checkpoint.convert import convert  # noqa: E402
 from paca_mm.engine.checks import check_config  # noqa: E402
 from paca_mm.engine.config import configs, load_config  # noqa: E402
 from paca_mm.engine.distributed import prepare_cpu  # noqa: E402
+from paca_mm.engine.launch import _data_faults_named  # noqa: E402
 from paca_mm.engine.paths import assets_root  # noqa: E402
+from paca_mm.engine.predict import Predictor  # noqa: E402
 from paca_mm.errors import UserError  # noqa: E402
 
 CONFIGS = [path for path in configs() if path.parent.name == 'cls']
@@ -358,6 +360,118 @@ def test_a_picture_without_bytes_is_named(tmp_path):
         check_config(_user_config(tmp_path, 2), ['train'])
 
 
+def test_class_folders_without_pictures(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'], pictures=0)
+    with pytest.raises(UserError, match=r'train_dataloader has no pictures: none in the class'):
+        check_config(_user_config(tmp_path, 2), ['train'])
+
+
+def test_training_and_validation_must_have_the_same_classes(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'])
+    cfg = _user_config(tmp_path, 2)
+    check_config(cfg, ['train', 'val'])
+    (tmp_path / 'val' / 'bee').rename(tmp_path / 'val' / 'wasp')
+    with pytest.raises(UserError, match=r'same class folders: bee, wasp are in one'):
+        check_config(cfg, ['train', 'val'])
+
+
+def test_folders_of_ones_own_are_not_imagenet(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'])
+    options = {
+        'train_dataloader.dataset.data_root': f'{tmp_path}/',
+        'model.head.num_classes': 2,
+        'model.data_preprocessor.num_classes': 2,
+    }
+    with pytest.raises(UserError, match=r"(?s)2 class folders .* 1000 .*type='CustomDataset'"):
+        check_config(load_config(IN1K['tiny'], options=options), ['train'])
+
+
+def test_fewer_pictures_than_a_batch(tmp_path):
+    """With ``drop_last``, mmengine would run all epochs without a single step."""
+    _folders(tmp_path, ['ant', 'bee'])
+    check_config(_user_config(tmp_path, 2), ['train'])
+    cfg = _user_config(tmp_path, 2, **{'train_dataloader.drop_last': True})
+    with pytest.raises(UserError, match=r'2 pictures, fewer than a batch of 64'):
+        check_config(cfg, ['train'])
+
+
+def test_the_heads_width_must_be_the_backbones(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'])
+    cfg = _user_config(tmp_path, 2, **{'model.backbone.arch': 'base'})
+    with pytest.raises(UserError, match=r"in_channels=384, .* \(arch='base'\) has 512 channels"):
+        check_config(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('a.png 1000', 'holds the class 1000, but LinearClsHead has num_classes=1000: 0 to 999'),
+        ('a.png', r'val.txt is no list of labels .* such as: a.jpg 0'),
+        ('b.png 3', r'b\.png cannot be opened'),
+    ],
+)
+def test_a_wrong_list_of_labels(tmp_path, line, message):
+    (tmp_path / 'val').mkdir()
+    (tmp_path / 'meta').mkdir()
+    Image.fromarray(_picture(8, 8)).save(tmp_path / 'val' / 'a.png')
+    (tmp_path / 'meta' / 'val.txt').write_text(f'{line}\n')
+    cfg = load_config(IN1K['tiny'], options={'val_dataloader.dataset.data_root': f'{tmp_path}/'})
+    with pytest.raises(UserError, match=message):
+        check_config(cfg, ['val'])
+
+
+def _damage(path):
+    """Zeros in the middle: both ends are those of a whole picture."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 9] = bytes(9)
+    path.write_bytes(content)
+
+
+def test_a_picture_that_is_damaged_inside_is_named_when_it_stops_a_run(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'])
+    _damage(tmp_path / 'train' / 'bee' / '0.png')
+    cfg = _user_config(tmp_path, 2)
+    check_config(cfg, ['train'])  # looks at the ends only
+    pictures = DATASETS.build(cfg.train_dataloader.dataset)
+    with (
+        pytest.raises(UserError, match=r'bee/0\.png is damaged'),
+        _data_faults_named(cfg, ['train']),
+    ):
+        pictures[1]
+
+
+def test_pictures_and_devices_that_cannot_be_used_to_predict(tmp_path, official):
+    torch.save(official[0], tmp_path / 'tiny.pth')
+    picture = tmp_path / 'a.png'
+    Image.fromarray(_picture(60, 80)).save(picture)
+    cfg = load_config(IN1K['tiny'])
+    with pytest.raises(UserError, match='the device gpu cannot be used'):
+        Predictor(cfg, str(tmp_path / 'tiny.pth'), 'gpu')
+    predictor = Predictor(cfg, str(tmp_path / 'tiny.pth'), 'cpu')
+    assert len(predictor.predict(str(picture))['top']) == 5
+    _damage(picture)
+    with pytest.raises(UserError, match=r'a\.png is damaged'):
+        predictor.predict(str(picture))
+    picture.write_bytes(b'')
+    with pytest.raises(UserError, match=r'a\.png is empty'):
+        predictor.predict(str(picture))
+
+
+def test_pictures_of_the_embedded_dataset_are_turned_to_all_eight_positions():
+    steps = load_config('configs/cls/paca_shapes.py').train_dataloader.dataset.pipeline[1:3]
+    turn = [TRANSFORMS.build(step) for step in steps]
+    picture = _picture(16, 16)
+    seen = set()
+    for _ in range(200):
+        results = {'img': picture.copy()}
+        for step in turn:
+            results = step(results)
+        seen.add(results['img'].tobytes())
+    turned = [np.rot90(side, k) for side in (picture, picture[::-1]) for k in range(4)]
+    assert seen == {position.tobytes() for position in turned}
+
+
 # ---- pictures of the predictions
 
 
@@ -395,7 +509,7 @@ def test_python_of_the_readme(tmp_path, monkeypatch, official):
     blocks = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
     assert len(blocks) >= 2
     for block in blocks:
-        assert len(block.strip().splitlines()) <= 8
+        assert len([line for line in block.splitlines() if line]) == 5
         exec(block.replace('pretrained=True', "pretrained='official.pth'"), {})
 
 

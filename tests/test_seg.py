@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tool import run
+from tool import run, torchrun
 
 pytest.importorskip('mmseg')
 
@@ -41,7 +42,7 @@ val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
 test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
 train_cfg = dict(max_iters=4, val_interval=2)
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4)]
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=4), logger=dict(interval=1))
 randomness = dict(seed=3)
 """
 
@@ -75,9 +76,8 @@ def scalars(work_dir):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def own_visualizer(name):
-    """mmengine keeps visualizers by name, with their folders, as long as the process lives."""
-    return '--cfg-options', f'visualizer.name={name}'
+def weights(file):
+    return read_checkpoint(file)['state_dict']
 
 
 # ---- train, resume, test, draw
@@ -95,14 +95,13 @@ def test_both_losses_are_in_the_log(straight):
 
 def test_the_config_is_written_to_train_with_sync_bn_and_this_machine_needs_none(straight):
     assert load_config('tiny.py').model.decode_head.norm_cfg.type == 'SyncBN'
-    keys = read_checkpoint(straight / 'iter_4.pth')['state_dict']
-    assert 'decode_head.k.2.running_var' in keys
+    assert 'decode_head.k.2.running_var' in weights(straight / 'iter_4.pth')
 
 
 def test_test_repeats_the_metrics_to_the_digit(straight):
     trained = [row for row in scalars(straight) if 'mIoU' in row][-1]
     dirs = ('--work-dir', 'tested', '--show-dir', 'drawn')
-    assert run('test', 'tiny.py', straight / 'iter_4.pth', *dirs, *own_visualizer('tested')) == 0
+    assert run('test', 'tiny.py', straight / 'iter_4.pth', *dirs) == 0
     (file,) = Path('tested').glob('*/*.json')
     tested = json.loads(file.read_text())
     for name in ('mIoU', 'aAcc', 'mAcc'):
@@ -110,20 +109,41 @@ def test_test_repeats_the_metrics_to_the_digit(straight):
     assert len(list(Path('drawn').rglob('*.png'))) == 2
 
 
-def test_a_resumed_run_goes_on(straight):
-    Path('resumed').mkdir()
-    shutil.copy(straight / 'iter_2.pth', 'resumed')
-    Path('resumed/last_checkpoint').write_text('resumed/iter_2.pth')
-    assert (
-        run('train', 'tiny.py', '--work-dir', 'resumed', '--resume', *own_visualizer('resumed'))
-        == 0
-    )
-    rows = [row for row in scalars('resumed') if 'loss' in row]
-    whole = [row for row in scalars(straight) if 'loss' in row][2:]
-    assert [row['step'] for row in rows] == [3, 4]
-    assert [row['lr'] for row in rows] == [row['lr'] for row in whole]
-    state = read_checkpoint('resumed/iter_4.pth')['state_dict']
-    assert state['decode_head.q.0.bn.num_batches_tracked'] == 4
+@pytest.mark.parametrize('step', [1, 2], ids=['', 'behind_a_validation'])
+def test_a_resumed_run_ends_where_the_straight_one_does(straight, tmp_path, step):
+    """Also with no seed in the config: it is in the checkpoint."""
+    shutil.copy(straight / f'iter_{step}.pth', tmp_path)
+    options = ('--resume', '--cfg-options', 'randomness.seed=None')
+    assert run('train', 'tiny.py', '--work-dir', tmp_path, *options) == 0
+    rows, whole = ([row for row in scalars(d) if 'loss' in row] for d in (tmp_path, straight))
+    assert [row['step'] for row in rows] == [1, 2, 3, 4][step:]
+    for key in ('lr', 'loss', 'decode.loss_ce', 'decode.cluster_loss_ce'):
+        assert [row[key] for row in rows] == [row[key] for row in whole[step:]], key
+    found, expected = weights(tmp_path / 'iter_4.pth'), weights(straight / 'iter_4.pth')
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_sync_bn_trains_on_cpus(folder, tmp_path, processes):
+    """Two steps of a job, their validation, and the same validation by tools/test.py."""
+    if torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    done = torchrun(processes, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
+                    '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_iters=2',
+                    cwd=folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count('(SyncBN needs a GPU)') == 1
+    rows = scalars(tmp_path)
+    assert [row['step'] for row in rows if 'loss' in row] == [1, 2]
+    for row in rows[:2]:
+        assert np.isfinite([row['decode.loss_ce'], row['decode.cluster_loss_ce']]).all()
+    assert weights(tmp_path / 'iter_2.pth')['decode_head.k.2.num_batches_tracked'] == 2
+    test = ('tiny.py', tmp_path / 'iter_2.pth', '--work-dir', tmp_path / 'tested')
+    assert run('test', *test) == 0
+    (file,) = (tmp_path / 'tested').glob('*/*.json')
+    assert json.loads(file.read_text())['mIoU'] == rows[-1]['mIoU']
 
 
 def test_infer_draws_and_says_what_is_where(straight):
@@ -214,6 +234,16 @@ def test_ade20k_is_missing(tmp_path, monkeypatch, capfd):
     assert '--shapes' in message and SHAPES in message
 
 
+def test_the_mask_folder_has_another_name(copy, capfd):
+    option = 'train_dataloader.dataset.data_prefix.seg_map_path=labels/train'
+    message = fails(capfd, 'train', 'tiny.py', *on(copy, option))
+    assert (
+        f'the mask folder of train_dataloader is missing.\n  looked for: {copy}/labels' in message
+    )
+    assert ', masks, ' in message.partition(f'{copy} holds: ')[2]
+    assert 'correct train_dataloader.dataset.data_prefix.seg_map_path' in message
+
+
 def test_a_mask_with_a_class_that_the_head_does_not_have(copy, capfd):
     mask = copy / 'masks/train/000003.png'
     repaint(mask, lambda labels: labels[:2].fill(8))
@@ -251,6 +281,41 @@ def test_reduce_zero_label_is_too_much(copy, capfd):
     message = fails(capfd, 'train', 'tiny.py', *on(copy))
     assert 'hold the numbers 0 to 6, one for each of the 7 classes' in message
     assert 'reduce_zero_label=False in each dataset' in message
+
+
+@pytest.mark.parametrize(
+    ('reduce_zero_label', 'white', 'message'),
+    [
+        (False, 255, 'hold the numbers 0, 255 and no others, of which 255 means "no label"'),
+        (True, 1, 'hold the numbers 0, 1 and no others, of which 0 means "no label"'),
+    ],
+    ids=['black_and_white', 'one_class'],
+)
+def test_masks_of_one_class(copy, capfd, reduce_zero_label, white, message):
+    def paint(labels):
+        labels[:] = np.where(labels > 1, white, 0)
+
+    all_masks(copy, paint)
+    option = f'train_dataloader.dataset.reduce_zero_label={reduce_zero_label}'
+    found = fails(capfd, 'train', 'tiny.py', *on(copy, option))
+    assert message in found and 'leaves 1 of the 7 classes' in found
+    assert 'In black and white masks, 1 instead of 255' in found
+
+
+def test_a_doubt_of_the_sample_is_settled_by_all_masks(copy):
+    """A class may be in few masks: that the sample does not hold it shows nothing."""
+    from paca_mm.datasets.labels import Labelling, check_masks
+
+    files = sorted((copy / 'train').iterdir())
+    pairs = [(str(file), str(copy / 'masks/train' / file.name)) for file in files]
+    for _, mask in pairs:
+        repaint(mask, lambda labels: labels.__imod__(3))
+    labelling = Labelling(3, reduce_zero_label=True)
+    with pytest.raises(UserError, match='hold the numbers 0 to 2'):
+        check_masks(pairs, labelling, 1, every_class=True)
+    for last in (0, 3):  # whichever one the sample is
+        repaint(pairs[last][1], lambda labels: labels[0].fill(3))
+    check_masks(pairs, labelling, 1, every_class=True)
 
 
 def test_no_label_is_no_mistake(copy):
@@ -320,6 +385,33 @@ def test_no_picture_with_the_suffix(copy, capfd):
     assert f"none in {copy}/train ends in '.jpg'" in message and 'img_suffix=...' in message
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('train_dataloader.dataset.type=ADE20KDatset',
+         "type='ADE20KDatset', which is not in the mmseg::dataset registry"),
+        ('model.decode_head.type=UPerHaed',
+         "type='UPerHaed', which is not in the mmseg::model registry"),
+        ('model.decode_head.type=paca_mm.PaCaHaed', "type='paca_mm.PaCaHaed', which is not in the"),
+    ],
+)  # fmt: skip
+def test_a_type_that_nobody_knows(capfd, option, message):
+    found = fails(capfd, 'train', 'tiny.py', '--work-dir', 'typed', '--cfg-options', option)
+    assert message in found and 'correct its spelling' in found
+
+
+@pytest.mark.parametrize(
+    'words',
+    [('train', SHAPES), ('test', SHAPES, __file__), ('infer', 'data/shapes/val', SHAPES, __file__)],
+    ids=lambda words: words[0],
+)
+def test_without_mmseg_the_tools_say_what_to_install(words, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    message = fails(capfd, *words)
+    assert message.startswith("this config needs the package 'mmseg', which cannot be imported")
+    assert 'to mend it: pip install --no-build-isolation' in message
+
+
 def test_classes_that_the_dataset_type_does_not_know(copy, capfd):
     message = fails(
         capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.dataset.type=ADE20KDataset')
@@ -357,7 +449,7 @@ def test_levels_that_the_check_does_not_know_are_named_by_the_head():
 
 
 def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straight, capfd):
-    state = dict(read_checkpoint(straight / 'iter_4.pth')['state_dict'])
+    state = dict(weights(straight / 'iter_4.pth'))
     for key in ('conv_seg.weight', 'conv_seg.bias', 'clustering.1.weight', 'clustering.1.bias'):
         value = state[f'decode_head.{key}']
         state[f'decode_head.{key}'] = value.new_zeros(21, *value.shape[1:])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import doctest
+import importlib
+import re
 import subprocess
 import sys
 
@@ -108,6 +110,16 @@ def test_published_rows_have_results_and_weights():
             assert bool(entry.weights) == bool(entry.metrics) == ('tiny_teacher' not in entry.name)
 
 
+@pytest.mark.parametrize('task', metafiles.TASKS)
+def test_configs_say_what_was_published(task):
+    names = {'Top 1 Accuracy': 'top-1', 'box AP': 'box AP', 'mask AP': 'mask AP', 'mIoU': 'mIoU'}
+    for entry in metafiles.read_metafile(task):
+        said = (assets_root() / entry.config).read_text().partition('_base_ =')[0]
+        published = {names[k]: v for k, v in entry.metrics.items() if k in names}
+        found = re.findall(rf'({"|".join(names.values())}) (\d+\.\d+)', said)
+        assert {name: float(value) for name, value in found} == published, entry.name
+
+
 def test_mistakes_of_the_official_readme_have_a_note():
     entries = {e.name: e for task in metafiles.TASKS for e in metafiles.read_metafile(task)}
     for name, words in {
@@ -139,6 +151,9 @@ def test_a_wrong_metafile_is_caught(monkeypatch):
     monkeypatch.undo()
     (problem,) = _spoil(monkeypatch, weights=zoo.weights_url('cls', 'small'))
     assert 'IMNET_224_pacavit_tiny_p2cconv_100_0.pth, not at' in problem
+    monkeypatch.undo()
+    (problem,) = _spoil(monkeypatch, converted_from=zoo.weights_url('cls', 'small'))
+    assert 'Converted From names' in problem
     monkeypatch.undo()
     problems = _spoil(monkeypatch, config='configs/cls/no_such.py')
     assert any('do not belong together' in p for p in problems)
@@ -237,6 +252,14 @@ def test_timm_knows_every_row(timm):
     assert set(timm.list_models('paca_*')) >= {f'paca_{row}' for row in ROWS}
     model = timm.create_model('paca_tiny', num_classes=0)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 384)
+
+
+def test_timm_that_is_missing_or_old(timm, monkeypatch):
+    import paca_mm.timm
+
+    monkeypatch.setitem(sys.modules, 'timm.layers', None)
+    with pytest.raises(ImportError, match=r'needs timm 1\.0 or newer .* pip install'):
+        importlib.reload(paca_mm.timm)
 
 
 def test_timm_docstring_example(timm):

@@ -1,7 +1,10 @@
-"""Running the command lines of ``tools/`` inside the test process."""
+"""Running the command lines of ``tools/``: inside the test process, or as several processes."""
 
 import importlib.util
 import os
+import socket
+import subprocess
+import sys
 
 from paca_mm.engine.paths import assets_root
 
@@ -37,3 +40,16 @@ def run(name, *argv):
     except SystemExit as e:
         return e.code or 0
     return 0
+
+
+def torchrun(processes, *words, cwd):
+    """Run a script as processes of one job; returns what ``subprocess.run`` does."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
+               f'--master_port={port}', *map(str, words)]  # fmt: skip
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip

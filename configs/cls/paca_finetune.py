@@ -21,6 +21,7 @@ model = dict(
 
 train_dataloader = dict(
     batch_size=64,
+    drop_last=False,  # every picture counts where there are few
     dataset=dict(
         _delete_=True,
         type='CustomDataset',

@@ -34,11 +34,15 @@ class Labelling:
     label_map: Optional[Mapping[int, int]] = None
     ignore_index: int = 255
 
-    def fits(self, number: int) -> bool:
-        """Whether a number in a mask file is a class, or "no label"."""
+    def label_of(self, number: int) -> int:
+        """The class that a number in a mask file stands for; 255 or ``ignore_index``: none."""
         if self.reduce_zero_label:
             number = 255 if number in (0, 255) else number - 1
-        label = (self.label_map or {}).get(number, number)
+        return (self.label_map or {}).get(number, number)
+
+    def fits(self, number: int) -> bool:
+        """Whether a number in a mask file is a class, or "no label"."""
+        label = self.label_of(number)
         return 0 <= label < self.num_classes or label in (255, self.ignore_index)
 
     def no_class(self, mask: str, wrong: Sequence[int], found: Sequence[int] = ()) -> str:
@@ -84,24 +88,43 @@ def check_masks(
         UserError: A mask is missing, torn, not of one channel or not of its picture's size; it holds
             a number that is no class; the numbers show that ``reduce_zero_label`` is wrong.
     """
-    if len(pairs) > sample:
-        pairs = random.Random(0).sample(list(pairs), sample)
+    looked_at = pairs if len(pairs) <= sample else random.Random(0).sample(list(pairs), sample)
     with ThreadPoolExecutor(8) as pool:
-        numbers = list(pool.map(_numbers_of, pairs))
+        numbers = list(pool.map(_numbers_of, looked_at))
     found = sorted(set().union(*numbers))
-    for (_, mask), of_mask in zip(pairs, numbers, strict=True):
+    for (_, mask), of_mask in zip(looked_at, numbers, strict=True):
         if wrong := [n for n in of_mask if not labelling.fits(n)]:
             raise UserError(labelling.no_class(mask, wrong, found))
+    message = every_class and _doubt(os.path.dirname(pairs[0][1]), labelling, found)
+    if message and len(looked_at) < len(pairs):
+        check_masks(pairs, labelling, len(pairs), every_class)  # a rare class may dispel it
+    elif message:
+        raise UserError(message)
+
+
+def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> Optional[str]:
+    """What is strange about the numbers in all masks of a folder, each of which fits."""
     count = labelling.num_classes
     # All numbers that there would be if 0 were a class, and not the last one that there should be.
-    if every_class and labelling.reduce_zero_label and {*found} - {255} == {*range(count)}:
-        raise UserError(
-            f'the masks in {os.path.dirname(pairs[0][1])} hold the numbers 0 to {count - 1}, one for '
+    if labelling.reduce_zero_label and {*found} - {255} == {*range(count)}:
+        return (
+            f'the masks in {folder} hold the numbers 0 to {count - 1}, one for '
             f'each of the {count} classes, but reduce_zero_label=True takes 0 for "no label" and 1 for '
             'the first class: every class would be learned under the name of the one before it.\n'
             "  to mend it: reduce_zero_label=False in each dataset, with type='BaseSegDataset' if its "
             'type does not take that.'
         )
+    labels = {labelling.label_of(number) for number in found}
+    classes = labels - {255, labelling.ignore_index}
+    if len(classes) < 2 and labels != classes:
+        none = [n for n in found if labelling.label_of(n) not in classes]
+        return (
+            f'the masks in {folder} hold the numbers {_some(found)} and no others, of which '
+            f'{_some(none)} means "no label" (reduce_zero_label={labelling.reduce_zero_label}): that '
+            f'leaves {len(classes)} of the {count} classes, and nothing to tell apart.\n'
+            '  to mend it: number the classes from 0 on. In black and white masks, 1 instead of 255.'
+        )
+    return None
 
 
 def check_size(picture: str, size: Sequence[int], mask: str, size_of_mask: Sequence[int]) -> None:

@@ -20,6 +20,7 @@ from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.errors import UserError
 
 from .config import task_of, walk
+from .environment import require
 
 #: Pictures looked at before a run; the others are found when they are read.
 SAMPLE = 2000
@@ -41,13 +42,14 @@ def check_config(cfg: Config, phases: Sequence[str]) -> None:
         UserError: Something is missing or does not fit; the message names it and the cure.
     """
     task = task_of(cfg)
+    require(cfg.default_scope)
     init_default_scope(cfg.default_scope)
     for node in walk(cfg.get('model') or {}):
         init = node.get('init_cfg')
         if 'train' in phases and isinstance(init, dict) and init.get('type') == 'Pretrained':
             _check_weights(init.get('checkpoint'), 'init_cfg.checkpoint')
     if cfg.get('load_from'):
-        _check_weights(cfg.load_from, 'load_from')
+        _check_weights(cfg.load_from, 'load_from' if 'train' in phases else 'the command line')
     for phase in phases:
         for dataset, place in _datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
             if Path(dataset.get('data_root') or '').is_relative_to(DEFAULT_DIR):
@@ -57,8 +59,13 @@ def check_config(cfg: Config, phases: Sequence[str]) -> None:
             {'det': _check_det, 'seg': _check_seg, 'cls': _check_cls}[task](cfg, dataset, place)
 
 
-def check_every_picture(cfg: Config, phases: Sequence[str]) -> None:
+def check_every_picture(cfg: Config, phases: Sequence[str], decode: bool = False) -> None:
     """Look at every picture of some dataloaders, after one of them may have stopped a run.
+
+    Args:
+        cfg: The config.
+        phases: Whose dataloaders.
+        decode: Read all of each file, not its ends alone, which finds damage inside.
 
     Raises:
         UserError: Some cannot be read; the message names them.
@@ -66,16 +73,23 @@ def check_every_picture(cfg: Config, phases: Sequence[str]) -> None:
     for phase in phases:
         for dataset, place in _datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
             for folder in _folders(dataset):
-                _check_pictures(_files_below(folder), place, sample=None)
+                _check_pictures(_files_below(folder), place, sample=None, decode=decode)
 
 
 def _check_weights(path: Optional[str], place: str) -> None:
     """A local file must exist; what is in it is checked when it is read, before training."""
     if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        cures = {
+            'init_cfg.checkpoint': 'correct it, or leave it out to start from scratch '
+            '(--cfg-options model.backbone.init_cfg=None).',
+            'load_from': 'correct it, or leave it out (--cfg-options load_from=None).',
+        }
+        cure = cures.get(
+            place, 'correct the path; what was trained is in work_dirs/ or --work-dir.'
+        )
         raise UserError(
             f'the weights that {place} names do not exist: {os.path.abspath(path)}\n'
-            f'  to mend it: correct {place}, or leave it out to start from scratch '
-            '(--cfg-options model.backbone.init_cfg=None).'
+            f'  to mend it: {cure}'
         )
 
 
@@ -188,12 +202,13 @@ def _check_levels(cfg: Config) -> None:
 
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
-    if backbone.get('type') != 'paca_mm.PaCaViT' or model.get('neck'):
+    neck = model.get('neck') or {'type': 'GlobalAveragePooling'}  # as many channels behind it
+    if backbone.get('type') != 'paca_mm.PaCaViT' or 'GlobalAveragePooling' not in neck.values():
         return
     arch = backbone.get('arch', 'small')
     stages = resolve_arch(arch)['embed_dims']
     widths = [stages[i] for i in sorted(backbone.get('out_indices', range(len(stages))))]
-    for name in ('decode_head', 'auxiliary_head'):
+    for name in ('decode_head', 'auxiliary_head', 'head'):
         heads = model.get(name) or []
         for head in [heads] if isinstance(heads, dict) else heads:
             channels, levels = head.get('in_channels'), head.get('in_index', -1)
@@ -204,11 +219,12 @@ def _check_levels(cfg: Config) -> None:
             except (IndexError, TypeError):
                 continue  # the head knows better what is wrong with them
             if [*channels] != found and all(isinstance(c, int) for c in channels):
+                where = f'levels in_index={_plain(levels)}' if 'in_index' in head else 'last stage'
                 raise UserError(
                     f'{name} ({head.get("type")}) has in_channels={_plain(channels)}, but the '
-                    f'levels in_index={_plain(levels)} of the backbone'
+                    f'{where} of the backbone'
                     + (f' (arch={arch!r})' if isinstance(arch, str) else '')
-                    + f' have {_plain(found)} channels.\n'
+                    + f' {"have" if "in_index" in head else "has"} {_plain(found)} channels.\n'
                     f'  to mend it: in_channels={_plain(found)} in {name}, or the arch that fits.'
                 )
 
@@ -219,12 +235,52 @@ def _plain(numbers: Sequence[int]) -> str:
 
 
 def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
-    folder = _path(dataset, dataset.get('split') or dataset.get('data_prefix') or '')
+    _check_levels(cfg)
+    try:
+        from mmpretrain.datasets import CustomDataset
+    except ImportError:
+        return  # building the model says what is missing
+
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        cls = registry.get(dataset['type'])
+    if not (isinstance(cls, type) and issubclass(cls, CustomDataset)):
+        return  # a road of the user's own, from files to classes
+    try:
+        made = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+    except AssertionError as e:  # split='vall', say
+        raise UserError(f'{place} is no dataset as it stands: {e}') from e
+    folder = made.img_prefix
     _check_exists(cfg, folder, 'picture folder', place, dataset)
-    names = sorted(p.name for p in Path(folder).iterdir() if p.is_dir())
-    # mmpretrain's ImageNet finds its own list of labels beside the folders.
-    labels = _path(dataset, dataset.get('ann_file') or f'meta/{dataset.get("split")}.txt')
-    if not names and not os.path.isfile(labels):
+    if made.ann_file:  # ImageNet's is found beside the folders where there is one
+        _check_exists(cfg, made.ann_file, 'list of labels', f'{place}.ann_file', dataset)
+        if made.CLASSES:
+            _check_num_classes(cfg, made.CLASSES, place)
+    elif made.with_label:
+        _check_class_folders(cfg, made, dataset, place)
+    try:
+        files = made.load_data_list()
+    except RuntimeError as e:
+        raise UserError(
+            f'{place.partition(".")[0]} has no pictures: none in the class folders of {folder} ends '
+            f'in {", ".join(sorted(made.extensions))}.\n  to mend it: put pictures into the folders, '
+            'or name their endings: extensions=(...) in the dataset.'
+        ) from e
+    except ValueError as e:
+        raise UserError(
+            f'{made.ann_file} is no list of labels ({e}): every line must be a picture (from '
+            f"{folder}), a space and its class's number, such as: a.jpg 0"
+        ) from e
+    _check_labels_of(cfg, {file['gt_label'] for file in files if 'gt_label' in file}, made.ann_file)
+    if place == 'train_dataloader.dataset':  # unwrapped, so these are all
+        _check_batch(cfg.train_dataloader, len(files), folder)
+    _check_pictures([file['img_path'] for file in files], place)
+
+
+def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> None:
+    """One folder a class: as many as the head has, and the same for training and validation."""
+    folder = made.img_prefix
+    names = _class_folders(folder)
+    if not names:
         flat = len(_files_of(folder))
         raise UserError(
             f'{folder} has no class folders'
@@ -233,11 +289,50 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
             f'{folder}/<class>/<picture>.\n  to mend it: move the pictures into class folders (for '
             "ImageNet's validation set, the class of each picture is in its ground-truth list)."
         )
-    if names:
-        _check_num_classes(cfg, names, place)
-    _check_pictures(
-        [file for name in names for file in _files_of(os.path.join(folder, name))], place
-    )
+    _check_num_classes(cfg, names, place)
+    if made.CLASSES and len(made.CLASSES) != len(names):
+        raise UserError(
+            f'{folder} has {len(names)} class folders ({_some(names)}), but {dataset["type"]} is to '
+            f'have {len(made.CLASSES)} classes.\n  to mend it, for your own classes: '
+            "type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
+        )
+    for train, _ in _datasets(cfg.get('train_dataloader'), 'train_dataloader'):
+        other = _path(train, train.get('data_prefix') or train.get('split') or '')
+        if train.get('data_root') != dataset.get('data_root') or not os.path.isdir(other):
+            continue
+        if odd := sorted({*names} ^ {*_class_folders(other)}):
+            raise UserError(
+                f'{folder} and {other} do not have the same class folders: {_some(odd)} '
+                f'{"is" if len(odd) == 1 else "are"} in one of them only. A class is numbered by its '
+                "folder's place in the alphabet, so the numbers would not mean the same.\n"
+                '  to mend it: the same folders in both (one may be empty).'
+            )
+
+
+def _class_folders(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
+
+
+def _check_labels_of(cfg: Config, labels: set[int], ann_file: str) -> None:
+    """A list of labels against the heads; folders have been counted."""
+    for num_classes, head in _heads(cfg).items():
+        if wrong := sorted(label for label in labels if not 0 <= label < num_classes):
+            raise UserError(
+                f'{ann_file} holds the class {_some([*map(str, wrong)])}, but {head} has num_classes='
+                f'{num_classes}: 0 to {num_classes - 1}.\n  to mend it: correct the list (it counts '
+                'from 0), or num_classes in every head of the model.'
+            )
+
+
+def _check_batch(loader: dict, count: int, folder: str) -> None:
+    """Fewer pictures than a batch, and incomplete batches left out: that trains nothing at all."""
+    batch = loader.get('batch_size') or 1
+    if loader.get('drop_last') and count < batch:
+        raise UserError(
+            f'{folder} has {count} pictures, fewer than a batch of {batch}, and drop_last=True leaves '
+            'incomplete batches out: there is nothing to train on.\n'
+            f'  to mend it: --cfg-options train_dataloader.batch_size={count}'
+        )
 
 
 def _path(dataset: dict, path: Any) -> str:
@@ -250,9 +345,17 @@ def _check_exists(cfg: Config, path: str, what: str, place: str, dataset: dict) 
     root = (dataset.get('data_root') or os.path.dirname(path)).rstrip('/')
     task = task_of(cfg)
     link = os.path.islink(root) and not os.path.exists(root)
-    raise UserError(
+    missing = (
         f'the {what} of {place.partition(".")[0]} is missing.\n'
         f'  looked for: {os.path.abspath(path)}\n'
+    )
+    if os.path.isdir(root) and os.listdir(root):
+        raise UserError(
+            f'{missing}  {root} holds: {_some(sorted(os.listdir(root)), 12)}\n'
+            f'  to mend it: correct {place} (or its data_root).'
+        )
+    raise UserError(
+        missing
         + (f'  {root} is a link to {os.readlink(root)}, which does not exist\n' if link else '')
         + f'  to mend it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
         f'  or name it: --cfg-options {place.partition(".")[0]}.dataset.data_root=/path/to/your/data/\n'
@@ -299,13 +402,17 @@ def _categories(ann_file: str) -> tuple[str, ...]:
         ) from e
 
 
-def _check_num_classes(cfg: Config, classes: Sequence[str], place: str) -> None:
-    heads = {
+def _heads(cfg: Config) -> dict[int, str]:
+    """The class counts in a model, each with the type of a part that has it."""
+    return {
         node['num_classes']: node.get('type', 'model')
         for node in walk(cfg.get('model') or {})
         if isinstance(node.get('num_classes'), int)
     }
-    for num_classes, head in heads.items():
+
+
+def _check_num_classes(cfg: Config, classes: Sequence[str], place: str) -> None:
+    for num_classes, head in _heads(cfg).items():
         if num_classes != len(classes):
             raise UserError(
                 f'{head} has num_classes={num_classes}, but the dataset of '
@@ -331,8 +438,10 @@ def _files_of(folder: str) -> list[str]:
         return sorted(e.path for e in entries if os.path.splitext(e.name)[1].lower() in _PICTURES)
 
 
-def _check_pictures(files: list[str], place: str, sample: Optional[int] = SAMPLE) -> None:
-    broken = broken_pictures(files, sample=sample)
+def _check_pictures(
+    files: list[str], place: str, sample: Optional[int] = SAMPLE, *, decode: bool = False
+) -> None:
+    broken = broken_pictures(files, sample=sample, decode=decode)
     if broken:
         raise UserError(
             f'pictures of {place.partition(".")[0]} cannot be read:\n{listing(broken)}\n'

@@ -23,6 +23,16 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
         except UserError as e:
             print(f'\nerror: {plain_message(e)}', file=sys.stderr)
             raise SystemExit(2) from None
+        except KeyError as e:  # mmengine's word for a type that nobody registered
+            if not (unknown := re.search(r'([\w.]+) is not in the ([\w:. ]+ registry)', str(e))):
+                raise
+            print(
+                f'\nerror: the config names type={unknown[1]!r}, which is not in the {unknown[2]}.\n'
+                '  to mend it: correct its spelling; for a class of your own, name its module: '
+                "custom_imports=dict(imports=['my_module']).",
+                file=sys.stderr,
+            )
+            raise SystemExit(2) from None
         except KeyboardInterrupt:
             print('\nstopped.', file=sys.stderr)
             raise SystemExit(130) from None

@@ -1,6 +1,6 @@
 """What an environment must hold for paca_mm, checked piece by piece.
 
-``tools/doctor.py`` prints :func:`check_environment`. Nothing but the standard library is imported
+``tools/doctor.py`` prints :func:`check_environment`. Nothing but the standard library is needed
 here, and nothing heavy inside the functions that cannot be missing: a broken environment has to be
 reported, not to break the report.
 """
@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from paca_mm.errors import UserError
 
 OK, WARN, FAIL = 'ok', 'warn', 'fail'
 
@@ -94,6 +96,22 @@ def check_environment() -> list[Check]:
 
 def is_usable(checks: Iterable[Check]) -> bool:
     return all(check.status != FAIL for check in checks)
+
+
+def require(host: str) -> None:
+    """See that a host package can be imported before anything of it is asked for.
+
+    Raises:
+        UserError: It cannot; the message says how to mend it.
+    """
+    error = _import_error(host)
+    if error:
+        install = f'pip install --no-build-isolation {STACKS[_stack()][host][0]}'
+        cure = 'python tools/doctor.py says what is wrong with it.' if _exists(host) else install
+        raise UserError(
+            f'this config needs the package {host!r}, which cannot be imported ({error}).\n'
+            f'  to mend it: {cure}'
+        )
 
 
 # The checks ---------------------------------------------------------------------------------------

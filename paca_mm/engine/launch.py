@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.runner import Runner
 
+from paca_mm.checkpoint import read_checkpoint
 from paca_mm.errors import UserError
 
 from .checks import check_config, check_every_picture
@@ -133,6 +135,9 @@ def _data_faults_named(cfg: Config, phases: Sequence[str]) -> Iterator[None]:
         raise
     except Exception:
         check_every_picture(cfg, phases)
+        if 'transforms/loading.py' in traceback.format_exc():  # of this process or of a worker's
+            say('note: a picture cannot be decoded; looking for it')
+            check_every_picture(cfg, phases, decode=True)
         raise
 
 
@@ -162,6 +167,11 @@ def _resume(cfg: Config, checkpoint: str) -> None:
     say(f'note: going on from {found}')
     cfg.load_from = str(found)
     cfg.resume = True
+    # mmengine takes the seed of a resumed run over too, but only once the data's order is drawn.
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') is None:
+        seed = read_checkpoint(found).get('meta', {}).get('seed')
+        cfg.randomness = {**randomness, 'seed': seed}
 
 
 def _draw_into(cfg: Config, folder: str) -> None:

@@ -22,6 +22,7 @@ from paca_mm.errors import UserError
 
 from .config import task_of
 from .distributed import device as default_device
+from .environment import require
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -35,7 +36,7 @@ class Predictor:
         device: Where to run; the machine's accelerator by default, or the CPU.
 
     Raises:
-        UserError: The checkpoint cannot be read or is not the config's.
+        UserError: The checkpoint cannot be read or is not the config's; there is no such device.
 
     Example::
 
@@ -44,7 +45,9 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: Optional[str] = None) -> None:
+        _check_device(device)
         self.task = task_of(cfg)
+        require(cfg.default_scope)
         init_default_scope(cfg.default_scope)
         content = read_checkpoint(checkpoint)
         model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
@@ -79,10 +82,13 @@ class Predictor:
         Raises:
             UserError: The picture cannot be read.
         """
-        if fault := fault_of(picture):
-            raise UserError(f'the picture {os.path.abspath(picture)} {fault}.')
-        with torch.no_grad():
+        _check_picture(picture)
+        try:
             data = self.pipeline(dict(img_path=picture, img_id=0))
+        except Exception:
+            _check_picture(picture, decode=True)  # damaged inside?
+            raise
+        with torch.no_grad():
             sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
         if drawn:
             self._draw(picture, sample, drawn, score_thr)
@@ -129,6 +135,21 @@ class Predictor:
     def _name(self, label: int) -> dict[str, Any]:
         name = self.classes[label] if label < len(self.classes) else str(label)
         return {'label': label, 'class': name}
+
+
+def _check_picture(picture: str, decode: bool = False) -> None:
+    if fault := fault_of(picture, decode):
+        raise UserError(f'the picture {os.path.abspath(picture)} {fault}.')
+
+
+def _check_device(device: Optional[str]) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as e:  # torch raises either, by the kind of device
+        raise UserError(
+            f'the device {device} cannot be used ({str(e).splitlines()[0]}): leave it out to take '
+            'the GPU if there is one, or say cpu.'
+        ) from None
 
 
 def _preprocessor(cfg: Config) -> Optional[dict]:

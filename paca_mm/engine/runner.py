@@ -2,15 +2,16 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import broadcast, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.errors import UserError
@@ -24,7 +25,9 @@ class SafeRunner(Runner):
     * A checkpoint appears under its name only when it is complete, so a kill while saving leaves the
       one before it.
     * It carries the state of the random number generators: a resumed run of one process goes on with
-      the numbers that the killed one would have had.
+      the numbers that the killed one would have had, to the bit where ``num_workers=0``. (Workers
+      may draw other crops and flips; the order of the pictures stays.)
+    * What is validated is what is saved, also where every process has BatchNorm statistics of its own.
     * Loading calls nothing that the file names, and says what became of every key. Where all keys
       are needed (testing, resuming) a missing one is an error.
     """
@@ -37,6 +40,21 @@ class SafeRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         logger.addFilter(lambda record: not record.getMessage().startswith('paramwise_options'))
         return logger
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Union[DataLoader, dict],
+        seed: Optional[int] = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """As the base class; its iterators do not take their seeds out of the model's numbers.
+
+        They would with every validation, which a run that is resumed behind it does not repeat.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.generator is None:
+            loader.generator = torch.Generator().manual_seed(seed or 0)
+        return loader
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: Optional[dict] = None, **kwargs: Any
@@ -90,12 +108,32 @@ class SafeRunner(Runner):
         return super().val()
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call the hooks; before training, put the resumed random state in place."""
+        """Call the hooks; put the resumed random state and the validated statistics in place."""
+        if fn_name == 'before_val' and get_world_size() > 1:
+            for buffer in self.model.buffers():
+                broadcast(buffer)  # of the process that saves
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train' and self._random_state is not None:
             if get_world_size() == 1:
-                _set_random_state(self._random_state)
+                self._restore(self._random_state)
             self._random_state = None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        _set_random_state(state)
+        loop: Any = self.train_loop
+        batches = getattr(loop, 'dataloader_iterator', None)
+        # Classic mmengine loads what was trained on once more, and the pipeline draws.
+        if batches is not None and not hasattr(batches, 'skip_iter'):
+            loop.dataloader_iterator = _restored_behind(batches, loop.iter, state)
+
+
+def _restored_behind(batches: Any, count: int, state: dict[str, Any]) -> Iterator[Any]:
+    """The batches; the random state is put in place behind the first ``count``."""
+    for _ in range(count):
+        yield next(batches)
+    _set_random_state(state)
+    while True:
+        yield next(batches)
 
 
 def _get_random_state() -> dict[str, Any]:

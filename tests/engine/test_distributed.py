@@ -1,13 +1,12 @@
 """Two processes on CPUs: one step of theirs is one step of a single process on the whole batch."""
 
-import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 from test_runner import TINY
+from tool import torchrun
 
 pytest.importorskip('mmdet')
 
@@ -61,18 +60,6 @@ prepare_cpu(cfg, launcher)
 from mmengine.registry import RUNNERS
 RUNNERS.build(cfg).train()
 """
-
-
-def torchrun(processes, *words, cwd):
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
-               f'--master_port={port}', *map(str, words)]  # fmt: skip
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
 
 
 def test_two_processes_step_as_one(tmp_path):

@@ -73,6 +73,8 @@ def test_the_pictures_are_missing(here, shapes, capfd):
     (copy / 'annotations').symlink_to(shapes / 'annotations')
     message = fails(capfd, 'train', SHAPES, *on(copy))
     assert f'picture folder of train_dataloader is missing.\n  looked for: {copy}/train' in message
+    assert f'{copy} holds: annotations\n' in message
+    assert 'correct train_dataloader.dataset.data_prefix.img (or its data_root)' in message
 
 
 def test_another_class_count_in_the_head(here, shapes, capfd):
@@ -201,7 +203,7 @@ def test_testing_a_checkpoint_of_another_model(here, shapes, capfd):
 
 def test_testing_a_missing_checkpoint(here, shapes, capfd):
     message = fails(capfd, 'test', SHAPES, here / 'x.pth', *on(shapes))
-    assert f'the weights that load_from names do not exist: {here}/x.pth' in message
+    assert f'the weights that the command line names do not exist: {here}/x.pth' in message
 
 
 def test_resuming_from_bare_weights(here, shapes, capfd):

@@ -7,7 +7,9 @@ metainfo = dict(classes=('crescent', 'cross', 'disc', 'square', 'star', 'triangl
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    # Any of a square's eight positions: shapes lie in any, and no pixel is made up.
+    dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='Rotate', angle=90.0, prob=0.5),
     dict(type='RandomCrop', crop_size=64, padding=6, padding_mode='reflect'),
     dict(type='PackInputs'),
 ]
