@@ -1,11 +1,11 @@
 """Time models side by side: ours, the peers a user would pick instead, a plain reading of PaCa.
 
-  benchmark.py                              PaCa-small, its peers and the plain reading, inference
-  benchmark.py --quick                      the goals of this project's speed, in about two minutes
-  benchmark.py paca_tiny swin_t --mode train --memory
-  benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
-  benchmark.py mask_rcnn/paca_tiny mask_rcnn/swin_t mask_rcnn/pvtv2_b2 --size 480x640 --batch 1
-  benchmark.py head head+plain --size 512 1024x2048 --mode infer train --memory --batch 1
+benchmark.py                              PaCa-small, its peers and the plain reading, inference
+benchmark.py --quick                      the goals of this project's speed, in about two minutes
+benchmark.py paca_tiny swin_t --mode train
+benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
+benchmark.py mask_rcnn/paca_tiny mask_rcnn/swin_t mask_rcnn/pvtv2_b2 --size 480x640 --batch 1
+benchmark.py head head+plain --size 512 1024x2048 --mode infer train --batch 1
 """
 
 import argparse
@@ -34,7 +34,6 @@ def parse_args(argv=None):
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of the CPU')
     parser.add_argument('--rounds', type=int, default=None, help='default: 10; 7 with --quick')
     parser.add_argument('--baseline', help='what the ratios refer to (default: the first model)')
-    parser.add_argument('--memory', action='store_true', help='also the peak memory of a step')
     parser.add_argument('--out', type=Path, help='folder for a CSV file and plots')
     args = parser.parse_args(argv)
     for name in ('batch', 'threads', 'rounds'):
@@ -67,7 +66,7 @@ def main(argv=None):
 def compare(args, conditions):
     from paca_mm.analysis.speed import report
     from paca_mm.analysis.speed.contestants import Setting
-    from paca_mm.analysis.speed.race import peaks, race
+    from paca_mm.analysis.speed.race import race
 
     names = args.models or list(DEFAULT)
     baseline = args.baseline or names[0]
@@ -79,8 +78,7 @@ def compare(args, conditions):
         for height, width in sizes:
             setting = Setting(mode, args.batch, height, width, args.dtype, args.device)
             found = race(names, setting, args.rounds or 10, args.threads, progress)
-            memory = peaks(names, setting, args.threads, progress) if args.memory else {}
-            rows += found.rows(baseline, memory)
+            rows += found.rows(baseline)
     progress('')
     print(report.table(rows))
     print(f'\n{conditions}\nratios: how many times as fast as {baseline}, round against round')

@@ -63,7 +63,7 @@ def _annotation(model: Any, meta: dict, height: int, width: int) -> Any:
         corners = torch.rand(10, 2) * torch.tensor([width, height]) * 0.7
         sides = torch.rand(10, 2) * torch.tensor([width, height]) * 0.25 + 8
         boxes = torch.cat([corners, corners + sides], 1)
-        masks = np.zeros((10, height, width), np.uint8)
+        masks: Any = np.zeros((10, height, width), np.uint8)
         for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
         found = DetDataSample(metainfo=meta)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
+from paca_mm.models.layers import PaCaBlock
 from paca_mm.zoo import ROWS
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -39,7 +40,7 @@ VARIANTS = {
     'channels_last': 'pictures and weights in channels-last memory',
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
     'cp': 'blocks are recomputed in the backward pass (ours only)',
-    **{name: 'in this precision' for name in DTYPES},
+    **dict.fromkeys(DTYPES, 'in this precision'),
 }
 
 
@@ -123,23 +124,29 @@ class Setting:
         return torch.randn(self.batch, 3, self.height, self.width, device=self.device)
 
 
-@dataclass
-class Contestant:
-    """A model and the step that is timed.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a contestant before it runs.
 
     Attributes:
-        run: One step.
+        setting: With the precision of its variant.
         macs: Multiply-accumulates of the forward pass of one picture; None for a whole host, whose
             heads depend on what they find.
     """
 
-    name: str
     setting: Setting
-    model: nn.Module
-    run: Callable[[], Any]
     params: int
     macs: Optional[int]
     compiled: bool
+
+
+@dataclass
+class Contestant:
+    """A model and the step that is timed."""
+
+    model: nn.Module
+    run: Callable[[], Any]
+    facts: Facts
 
 
 def make(name: str, setting: Setting) -> Contestant:
@@ -163,6 +170,7 @@ def make(name: str, setting: Setting) -> Contestant:
         raise UserError(f'{name!r}: {only_ours[0]!r} is a variant of our rows and of head only.')
 
     torch.manual_seed(0)
+    step: Callable[..., Callable[[], Any]]
     if base.removeprefix('paca_') in ROWS and base.startswith('paca_'):
         model, step = _row(base.removeprefix('paca_'), variants), _classify
     elif base == 'head':
@@ -173,16 +181,16 @@ def make(name: str, setting: Setting) -> Contestant:
         model, step = _peer(base, setting), _classify
     model.to(setting.device)
     params = sum(p.numel() for p in model.parameters())
-    macs = _macs(model, setting) if step is _classify else None
+    macs = None if step is _host_step else _macs(model, step, setting)
     if 'channels_last' in variants:
         model.to(memory_format=torch.channels_last)
     if 'blocks' in variants:
         for module in model.modules():
-            if type(module).__name__ == 'PaCaBlock':
+            if isinstance(module, PaCaBlock):
                 module.compile()
     run = step(model, setting, 'channels_last' in variants, 'compile' in variants)
     compiled = 'compile' in variants or 'blocks' in variants
-    return Contestant(name, setting, model, run, params, macs, compiled)
+    return Contestant(model, run, Facts(setting, params, macs, compiled))
 
 
 def known() -> list[str]:
@@ -226,12 +234,16 @@ def _peer(name: str, setting: Setting) -> nn.Module:
         library = 'timm' if _installed('timm') or not PEERS[name].mmpretrain else 'mmpretrain'
         own_name = getattr(PEERS[name], library)
     if not _installed(library):
-        raise UserError(f'{name!r} comes from {library}, which is not installed: pip install {library}')
+        raise UserError(
+            f'{name!r} comes from {library}, which is not installed: pip install {library}'
+        )
     if library == 'mmpretrain':
         from mmpretrain import get_model, list_models
 
         if own_name not in list_models():
-            raise UserError(f'mmpretrain knows no model {own_name!r}; mmpretrain.list_models() does.')
+            raise UserError(
+                f'mmpretrain knows no model {own_name!r}; mmpretrain.list_models() does.'
+            )
         return get_model(own_name)
     import timm
 
@@ -249,11 +261,12 @@ def _installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def _macs(model: nn.Module, setting: Setting) -> int:
+def _macs(model: nn.Module, step: Callable[..., Any], setting: Setting) -> int:
     from ..flops import count
 
-    picture = replace(setting, batch=1).pictures()
-    return count(model.eval(), lambda m: m(picture)).macs
+    one = replace(setting, mode='infer', batch=1, dtype='fp32')
+    run = step(model, one, False, False)
+    return count(model, lambda _: run()).macs
 
 
 def _prepare(

@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-import torch
-
-from .clock import Spread, ratios, take_turns
-from .contestants import Setting, make
-from .race import Progress, peaks, race, silent
+from .clock import Spread
+from .contestants import Setting
+from .race import Progress, race, silent
 from .report import columns
 
 #: The setting of every goal that says nothing else.
@@ -59,7 +57,9 @@ def measure(rounds: int, threads: int, progress: Progress = silent) -> Iterator[
         pairs = [(other, floor, aim) for m, other, floor, aim in INFERENCE if m == model]
         found = race([model, *(p[0] for p in pairs)], SETTING, rounds, threads, progress)
         for other, floor, aim in pairs:
-            yield Goal(f'{model}: times as fast as {other}', found.speedup(model, other), floor, aim)
+            yield Goal(
+                f'{model}: times as fast as {other}', found.speedup(model, other), floor, aim
+            )
         if model == 'paca_small':
             share = found.share(model)
             assert share is not None
@@ -72,15 +72,19 @@ def measure(rounds: int, threads: int, progress: Progress = silent) -> Iterator[
     pair = 'paca_small', 'paca_small+plain'
     found = race(pair, train, max(rounds // 2, 1), threads, progress)
     yield Goal('training step: times as fast as plain', found.speedup(*pair), 2, 3)
-    peak = peaks(pair, train, threads, progress)
-    ratio = peak[pair[0]] / peak[pair[1]]
+    ratio = (found.peaks[pair[0]] or 0) / (found.peaks[pair[1]] or 1)
     yield Goal(
         'training step: peak memory over plain', Spread(ratio, ratio, ratio), 0.65, 0.5, less=True
     )
 
+    stages = {
+        str(side): ('paca_small+stages123', replace(SETTING, batch=1, height=side, width=side))
+        for side in (512, 1024)
+    }
+    found = race(stages, SETTING, max(rounds // 2, 1), threads, progress)
     yield Goal(
         'stages 1 to 3: time at 1024x1024 over 512x512',
-        _growth(max(rounds // 2, 1), progress), 4.3, 4.0, less=True,
+        found.speedup('512', '1024'), 4.3, 4.0, less=True,
     )  # fmt: skip
 
     head = replace(SETTING, batch=1, height=512, width=512)
@@ -100,18 +104,6 @@ def measure(rounds: int, threads: int, progress: Progress = silent) -> Iterator[
     yield Goal(
         'bf16: times as fast as fp32', bf16, 1.8, 2.2, note='no bf16 instructions in this processor'
     )
-
-
-def _growth(rounds: int, progress: Progress) -> Spread:
-    """Stages 1 to 3 of PaCa-small on a picture, over the same on a quarter of it."""
-    runs = {
-        str(side): make(
-            'paca_small+stages123', replace(SETTING, batch=1, height=side, width=side)
-        ).run
-        for side in (512, 1024)
-    }
-    seconds = take_turns(runs, rounds, torch.device('cpu'), progress)
-    return ratios(seconds['512'], seconds['1024'])
 
 
 def _has_bf16() -> bool:

@@ -1,17 +1,17 @@
 """Models side by side: contestants, a setting and rounds in, figures out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
 
 from paca_mm.errors import UserError
 
-from .clock import Spread, matmul, ratios, take_turns
-from .contestants import DTYPES, PEERS, Contestant, Setting, make
-from .memory import peak_memory
+from .clock import MATMUL, Spread, ratios
+from .contestants import PEERS, Facts, Setting
 from .report import Row
+from .worker import Away, Here
 
 Progress = Callable[[str], None]
 
@@ -22,17 +22,18 @@ def silent(text: str) -> None:
 
 @dataclass
 class Race:
-    """What was measured.
+    """What was measured, by name.
 
     Attributes:
-        contestants: By name.
         seconds: Of every step, round by round.
+        peaks: MiB that the first step took beyond the weights.
         rates: The machine's multiply-accumulates per second, by precision: a large matrix product in
             the same rounds.
     """
 
-    contestants: dict[str, Contestant]
+    facts: dict[str, Facts]
     seconds: dict[str, list[float]]
+    peaks: dict[str, Optional[float]]
     rates: dict[str, float]
 
     def speedup(self, name: str, over: str) -> Spread:
@@ -41,18 +42,18 @@ class Race:
 
     def share(self, name: str) -> Optional[float]:
         """Products per second over the machine's; a training step counts as three forward passes."""
-        c = self.contestants[name]
-        if c.macs is None:
+        facts = self.facts[name]
+        if facts.macs is None:
             return None
-        macs = c.macs * c.setting.batch * (3 if c.setting.mode == 'train' else 1)
-        return macs / Spread.of(self.seconds[name]).median / self.rates[c.setting.dtype]
+        macs = facts.macs * facts.setting.batch * (3 if facts.setting.mode == 'train' else 1)
+        return macs / Spread.of(self.seconds[name]).median / self.rates[facts.setting.dtype]
 
-    def rows(self, baseline: str, peaks: dict[str, float]) -> list[Row]:
-        """A line a contestant; ``peaks`` are MiB by name."""
-        return [self._row(name, baseline, peaks.get(name)) for name in self.contestants]
+    def rows(self, baseline: str) -> list[Row]:
+        """A line a contestant."""
+        return [self._row(name, baseline) for name in self.facts]
 
-    def _row(self, name: str, baseline: str, peak: Optional[float]) -> Row:
-        c, s = self.contestants[name], self.contestants[name].setting
+    def _row(self, name: str, baseline: str) -> Row:
+        facts, s = self.facts[name], self.facts[name].setting
         spread, ratio = Spread.of(self.seconds[name]), self.speedup(name, baseline)
         return Row(
             name=name,
@@ -61,9 +62,9 @@ class Race:
             height=s.height,
             width=s.width,
             dtype=s.dtype,
-            compiled=c.compiled,
-            params_m=c.params / 1e6,
-            gmacs=c.macs and c.macs / 1e9,
+            compiled=facts.compiled,
+            params_m=facts.params / 1e6,
+            gmacs=facts.macs and facts.macs / 1e9,
             ms=spread.median * 1e3,
             ms_p10=spread.low * 1e3,
             ms_p90=spread.high * 1e3,
@@ -73,14 +74,14 @@ class Race:
             ratio_p10=ratio.low,
             ratio_p90=ratio.high,
             share=self.share(name),
-            peak_mib=peak,
+            peak_mib=self.peaks[name],
             accuracy=_accuracy(name),
             rounds=len(self.seconds[name]),
         )
 
 
 def race(
-    names: Sequence[str],
+    entries: Sequence[str] | dict[str, tuple[str, Setting]],
     setting: Setting,
     rounds: int,
     threads: int = 1,
@@ -89,48 +90,51 @@ def race(
     """Run models in turn.
 
     Args:
-        names: See :mod:`.contestants`.
+        entries: Names of :mod:`.contestants`; or what to call each, its name and its own setting.
         setting: What they run on.
         rounds: How often each runs.
-        threads: Of a CPU; they are set for the process.
+        threads: Of a CPU.
         progress: Told what is going on.
 
     Raises:
         UserError: A name is unknown or stands there twice, or the device is not to be had.
     """
-    if len(set(names)) < len(names):
-        raise UserError(f'{", ".join(names)}: every model can take part once.')
+    if len(set(entries)) < len(entries):
+        raise UserError(f'{", ".join(entries)}: every model can take part once.')
     if setting.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch sees no GPU here; leave it out to run on the CPU.')
-    torch.set_num_threads(threads)
-    device = torch.device(setting.device)
-    contestants = {}
-    for name in names:
-        progress(f'building {name}')
-        contestants[name] = make(name, setting)
-    dtypes = {c.setting.dtype for c in contestants.values()}
-    machine = {dtype: matmul(device, DTYPES[dtype]) for dtype in dtypes}
-    runs = {name: c.run for name, c in contestants.items()}
-    products = {f'matrix product, {dtype}': run for dtype, (run, _) in machine.items()}
-    seconds = take_turns(
-        runs | products, rounds, device, progress, warmups=3 if device.type == 'cuda' else 1
-    )
-    rates = {
-        dtype: macs / Spread.of(seconds.pop(f'matrix product, {dtype}')).median
-        for dtype, (_, macs) in machine.items()
-    }
-    return Race(contestants, seconds, rates)
-
-
-def peaks(
-    names: Sequence[str], setting: Setting, threads: int, progress: Progress = silent
-) -> dict[str, float]:
-    """The peak memory of each, MiB."""
-    found = {}
-    for name in names:
-        progress(f'peak memory of {name}')
-        found[name] = peak_memory(name, setting, threads)
-    return found
+    if not isinstance(entries, dict):
+        entries = {name: (name, setting) for name in entries}
+    enter = Here if setting.device == 'cuda' else Away
+    runners: dict[str, Here | Away] = {}
+    try:
+        for called, (name, own) in entries.items():
+            progress(f'building {called}')
+            runners[called] = enter(name, own, threads)
+        facts = {called: runner.facts for called, runner in runners.items()}
+        machines = {
+            dtype: enter(MATMUL, replace(setting, dtype=dtype), threads)
+            for dtype in dict.fromkeys(f.setting.dtype for f in facts.values())
+        }
+        runners |= {f'{MATMUL} {dtype}': machine for dtype, machine in machines.items()}
+        peaks = {}
+        for called, runner in runners.items():
+            progress(f'first step of {called}')
+            peaks[called] = runner.warm_up()
+        seconds: dict[str, list[float]] = {called: [] for called in runners}
+        for i in range(rounds):
+            for called, runner in runners.items():
+                progress(f'round {i + 1} of {rounds}: {called}')
+                seconds[called].append(runner.step())
+    finally:
+        for runner in runners.values():
+            runner.close()
+    rates = {}
+    for dtype, machine in machines.items():
+        macs = machine.facts.macs
+        assert macs is not None
+        rates[dtype] = macs / Spread.of(seconds.pop(f'{MATMUL} {dtype}')).median
+    return Race(facts, seconds, peaks, rates)
 
 
 def _accuracy(name: str) -> Optional[float]:

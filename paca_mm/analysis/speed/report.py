@@ -124,7 +124,10 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def text(line: Sequence[str]) -> str:
-        cells = [f'{c:<{w}}' if i == 0 else f'{c:>{w}}' for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            f'{c:<{w}}' if i == 0 else f'{c:>{w}}'
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
         return '  '.join(cells).rstrip()
 
     return '\n'.join([text(lines[0]), '-' * len(text(lines[0])), *map(text, lines[1:])])
@@ -167,7 +170,9 @@ def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -
             writer = csv.DictWriter(f, [x.name for x in (*fields(Row), *fields(Conditions))])
             writer.writeheader()
             for row in rows:
-                values = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in asdict(row).items()}
+                values = {
+                    k: f'{v:.4g}' if isinstance(v, float) else v for k, v in asdict(row).items()
+                }
                 writer.writerow({**values, **asdict(conditions)})
     except OSError as e:
         raise UserError(f'{file} cannot be written ({e.strerror}): choose another --out.') from e
@@ -219,9 +224,16 @@ def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path
         line = sorted((r for r in rows if r.name == name), key=lambda r: r.height * r.width)
         x = [r.height * r.width / 1e6 for r in line]
         dash = '--' if '+plain' in name else '-'
-        axes.plot(x, [r.ms for r in line], dash, marker='osD^v'[i % 5], color=_colour(name), label=name)
+        axes.plot(
+            x, [r.ms for r in line], dash, marker='osD^v'[i % 5], color=_colour(name), label=name
+        )
         axes.fill_between(
-            x, [r.ms_p10 for r in line], [r.ms_p90 for r in line], color=_colour(name), alpha=0.15, lw=0
+            x,
+            [r.ms_p10 for r in line],
+            [r.ms_p90 for r in line],
+            color=_colour(name),
+            alpha=0.15,
+            lw=0,
         )
     axes.set(xlabel='megapixels', ylabel='milliseconds', xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)
@@ -230,7 +242,9 @@ def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path
 
 def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
     side = f'{rows[0].height}x{rows[0].width}'
-    figure, axes = _axes(conditions, rows[0], f'Accuracy (published) against time (measured), {side}')
+    figure, axes = _axes(
+        conditions, rows[0], f'Accuracy (published) against time (measured), {side}'
+    )
     for r in rows:
         axes.errorbar(
             r.ms, r.accuracy, xerr=[[r.ms - r.ms_p10], [r.ms_p90 - r.ms]],

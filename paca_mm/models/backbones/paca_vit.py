@@ -16,6 +16,7 @@ from paca_mm.registry import MODELS
 
 from ..layers import CLUSTERINGS, ClusteringTeacher, PaCaBlock, PatchEmbed, Transition
 from ..layers.downsample import NORM_EPS, as_picture
+from ..layers.ffn import keep_freed_memory
 from .archs import resolve_arch
 
 
@@ -134,6 +135,7 @@ class PaCaViT(BaseModule):
             self.add_module(f'stage{i + 1}', stage)
             self.add_module(f'norm{i + 1}', nn.LayerNorm(embed_dims[i], eps=NORM_EPS))
 
+        keep_freed_memory()
         self.apply(_init_published)
         self._freeze()
 
@@ -180,9 +182,9 @@ class PaCaViT(BaseModule):
         tapped: list[Optional[Tensor]] = []
         for i in range(self.num_stages):
             if i:
-                x = self.get_submodule(f'transition{i}')(x)
+                x = getattr(self, f'transition{i}')(x)
             z = given[i] if given is not None else None
-            stage = self.get_submodule(f'stage{i + 1}')
+            stage = getattr(self, f'stage{i + 1}')
             for j, block in enumerate(stage):
                 if self.with_cp and self.training and torch.is_grad_enabled():
                     x, z = cp.checkpoint(block, x, z, use_reentrant=False)
@@ -192,7 +194,7 @@ class PaCaViT(BaseModule):
                     tapped.append(None if z is None else z.unflatten(2, x.shape[1:3]))
             if maps is not None:
                 x = x + maps[i]
-            x = self.get_submodule(f'norm{i + 1}')(x)
+            x = getattr(self, f'norm{i + 1}')(x)
             if i in self.out_indices:
                 # mmcv's ops (RoIAlign and others) read raw memory as contiguous, whatever the strides
                 # say, and a neck's convolutions pass a channels-last layout on to them.

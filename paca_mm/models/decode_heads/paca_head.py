@@ -18,9 +18,7 @@ from paca_mm.registry import MODELS
 
 from ..layers.clustering import assign, pool
 from ..layers.downsample import as_picture, as_tokens
-
-#: torch.compile chooses by itself what to recompute. (torch 2.1 cannot be asked.)
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+from ..layers.ffn import is_compiling
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
@@ -209,7 +207,7 @@ class PaCaHead(BaseDecodeHead):
         """
         # Where no norm is applied, the activation overwrites what recomputing would start from.
         norm = layer.with_norm and not _is_fixed_scale(layer)
-        if not (self.with_cp and norm and torch.is_grad_enabled()) or _is_compiling():
+        if not (self.with_cp and norm and torch.is_grad_enabled()) or is_compiling():
             return function(*args)
         return cp.checkpoint(
             function,

@@ -49,6 +49,11 @@ class PaCaAttention(nn.Module):
         Returns:
             The patches (B, H, W, C), and the assignment that was used (None in plain attention).
         """
+        out, z = self.attend(x, z)
+        return self.proj(out), z
+
+    def attend(self, x: Tensor, z: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
+        """:meth:`forward` without its last layer ``proj``."""
         patches = x.flatten(1, 2)  # B, N, C
         clusters = patches
         if self.num_clusters:
@@ -60,8 +65,7 @@ class PaCaAttention(nn.Module):
             self._heads(self.k(clusters)),  # B, h, M, d
             self._heads(self.v(clusters)),
         )
-        out = out.transpose(1, 2).reshape(x.shape)  # B, H, W, C
-        return self.proj(out), z
+        return out.transpose(1, 2).reshape(x.shape), z  # B, H, W, C
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """(B, n, C) -> (B, h, n, d), a view."""

@@ -1,38 +1,15 @@
-"""The PaCa block: pre-norm attention, then a feed-forward network with a depthwise convolution."""
+"""The PaCa block: pre-norm attention, then the feed-forward network."""
 
 from typing import Optional
 
+import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
 from .attention import PaCaAttention
-from .downsample import NORM_EPS, as_picture, as_tokens
-
-
-class ConvFFN(nn.Module):
-    """Linear, depthwise 3x3 with a shortcut around it, GELU, linear."""
-
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.dwconv = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        x = as_picture(self.fc1(x))
-        # x + dwconv(x), with the shortcut as a one in the middle of the kernel: the same sum, and
-        # one pass over the widest map of the block instead of two.
-        kernel = self.dwconv.weight + _shortcut(self.dwconv.weight)
-        x = F.conv2d(x, kernel, self.dwconv.bias, padding=1, groups=self.dwconv.groups)
-        return self.fc2(F.gelu(as_tokens(x)))
-
-
-def _shortcut(kernel: Tensor) -> Tensor:
-    """The 3x3 kernel that leaves a picture as it is, (1, 1, 3, 3)."""
-    return F.pad(kernel.new_ones(1, 1, 1, 1), (1, 1, 1, 1))
+from .downsample import NORM_EPS
+from .ffn import ConvFFN, add_product, in_pieces
 
 
 class PaCaBlock(nn.Module):
@@ -65,6 +42,12 @@ class PaCaBlock(nn.Module):
 
     def forward(self, x: Tensor, z: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
         """Patches (B, H, W, C) and an assignment (B, M, N) -> both, as they leave the block."""
+        if not torch.is_grad_enabled() and in_pieces(x):  # the same, and every sum in place
+            out, z = self.attn.attend(self.norm1(x), z)
+            x = x + self.attn.proj.bias
+            add_product(x, out, self.attn.proj.weight)
+            self.mlp.add_to(x, self.norm2(x))
+            return x, z
         out, z = self.attn(self.norm1(x), z)
         x = x + self.drop_path(out)
         x = x + self.drop_path(self.mlp(self.norm2(x)))
