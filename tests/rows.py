@@ -1,4 +1,8 @@
-"""The published rows, as arguments of ``PaCaViT``, and what is known of each."""
+"""The published rows as arguments of ``PaCaViT`` and what is known of each; small models of every kind."""
+
+import golden
+
+from paca_mm.models import PaCaViT
 
 #: row: (arguments, parameters of the backbone, of the 1000-class classifier, of Mask R-CNN)
 ROWS = {
@@ -30,3 +34,21 @@ MINI = dict(
     mlp_ratios=(4, 2, 3, 4),
 )
 MINI_TEACHER = dict(MINI, teacher_depths=(1, 2, 1, 1))
+
+#: Every way to cluster, on the small pyramid.
+MINIS = {
+    'conv': dict(num_clusters=(7, 5, 3, 0)),
+    'mlp': dict(clustering='mlp', num_clusters=(7, 5, 3, 2)),
+    'linear': dict(clustering='linear', num_clusters=(0, 5, 0, 2)),
+    'blockwise': dict(num_clusters=(7, 5, 3, 2), cluster_every=1),
+    'every_second': dict(num_clusters=(7, 5, 3, 2), cluster_every=(0, 2, 1, 2)),
+    'plain': dict(num_clusters=(0, 0, 0, 0)),
+    'teacher': dict(arch=MINI_TEACHER, num_clusters=(7, 5, 3, 2)),
+    'teacher_with_plain_stages': dict(arch=MINI_TEACHER, num_clusters=(0, 5, 0, 2)),
+}
+
+
+def mini(name='conv', **kwargs):
+    """A small filled model in eval mode; float32."""
+    model = PaCaViT(**{'arch': MINI, 'drop_path_rate': 0.0, **MINIS[name], **kwargs})
+    return golden.fill(model).eval()

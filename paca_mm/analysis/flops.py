@@ -55,7 +55,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Cost:
         model: Any model.
         run: Calls it, without gradients.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     macs: dict[nn.Module, int] = {}
 
     def total() -> int:
@@ -104,16 +104,8 @@ def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
     return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
-def _addmm_flops(out: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-    """``out += a b``, which torch counts only where it is not done in place."""
-    a, b = (tuple(getattr(x, 'shape', x)) for x in (a, b))
-    return 2 * prod(a) * b[-1]
-
-
-def _uncounted() -> dict[Any, Callable[..., int]]:
-    """What torch's counter leaves out: every form in which attention reaches a device, as far as they
-    exist, and products that are added in place.
-    """
+def _attention_ops() -> dict[Any, Callable[..., int]]:
+    """Every form in which ``scaled_dot_product_attention`` reaches a device, as far as they exist."""
     names = (
         '_scaled_dot_product_flash_attention_for_cpu',
         '_scaled_dot_product_flash_attention',
@@ -121,8 +113,7 @@ def _uncounted() -> dict[Any, Callable[..., int]]:
         '_scaled_dot_product_cudnn_attention',
     )
     ops = (getattr(torch.ops.aten, name, None) for name in names)
-    counted = {op: _attention_flops for op in ops if op is not None}
-    return {**counted, torch.ops.aten.addmm_: _addmm_flops}
+    return {op: _attention_flops for op in ops if op is not None}
 
 
-_UNCOUNTED = _uncounted()
+_ATTENTION = _attention_ops()

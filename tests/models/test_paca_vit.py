@@ -7,7 +7,7 @@ import golden
 import pytest
 import reference
 import torch
-from rows import MINI, MINI_TEACHER, ROWS
+from rows import MINI, MINIS, ROWS, mini
 
 from paca_mm.checkpoint import rename_to_official
 from paca_mm.errors import UserError
@@ -18,24 +18,6 @@ GOLDEN = {
     'feat_small_mlp_ade': dict(arch='small', clustering='mlp', num_clusters=(200, 200, 200, 0)),
     'feat_small_teacher': dict(arch='small_teacher'),
 }
-
-#: Every way to cluster, on the small pyramid.
-MINIS = {
-    'conv': dict(num_clusters=(7, 5, 3, 0)),
-    'mlp': dict(clustering='mlp', num_clusters=(7, 5, 3, 2)),
-    'linear': dict(clustering='linear', num_clusters=(0, 5, 0, 2)),
-    'blockwise': dict(num_clusters=(7, 5, 3, 2), cluster_every=1),
-    'every_second': dict(num_clusters=(7, 5, 3, 2), cluster_every=(0, 2, 1, 2)),
-    'plain': dict(num_clusters=(0, 0, 0, 0)),
-    'teacher': dict(arch=MINI_TEACHER, num_clusters=(7, 5, 3, 2)),
-    'teacher_with_plain_stages': dict(arch=MINI_TEACHER, num_clusters=(0, 5, 0, 2)),
-}
-
-
-def mini(name='conv', **kwargs):
-    """A small filled model in eval mode; float32."""
-    model = PaCaViT(**{'arch': MINI, 'drop_path_rate': 0.0, **MINIS[name], **kwargs})
-    return golden.fill(model).eval()
 
 
 def relative(found, expected):

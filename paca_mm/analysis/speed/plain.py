@@ -41,18 +41,18 @@ class PlainPaCaViT(PaCaViT):
         outs, tapped = [], []
         for i in range(self.num_stages):
             if i:
-                transition = self.get_submodule(f'transition{i}')
+                transition = getattr(self, f'transition{i}')
                 x = transition.proj(_to_picture(x, size))
                 size = x.shape[2:]
                 x = transition.norm(_to_tokens(x))
             z = None if given is None else given[i]
-            for j, block in enumerate(self.get_submodule(f'stage{i + 1}')):
+            for j, block in enumerate(getattr(self, f'stage{i + 1}')):
                 x, z = _block(block, x, z, size)
                 if j == tap:
                     tapped.append(None if z is None else z.unflatten(2, size))
             if maps is not None:
                 x = x + maps[i].flatten(1, 2)
-            x = self.get_submodule(f'norm{i + 1}')(x)
+            x = getattr(self, f'norm{i + 1}')(x)
             if i in self.out_indices:
                 outs.append(_to_picture(x, size))
         return tuple(outs), tuple(tapped)

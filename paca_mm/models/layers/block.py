@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention import PaCaAttention
 from .downsample import NORM_EPS
-from .ffn import ConvFFN, add_product, in_pieces
+from .ffn import ConvFFN, add_product, is_bare
 
 
 class PaCaBlock(nn.Module):
@@ -42,7 +42,7 @@ class PaCaBlock(nn.Module):
 
     def forward(self, x: Tensor, z: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
         """Patches (B, H, W, C) and an assignment (B, M, N) -> both, as they leave the block."""
-        if not torch.is_grad_enabled() and in_pieces(x):  # the same, and every sum in place
+        if not torch.is_grad_enabled() and self._in_place(x):
             out, z = self.attn.attend(self.norm1(x), z)
             x = x + self.attn.proj.bias
             add_product(x, out, self.attn.proj.weight)
@@ -52,3 +52,7 @@ class PaCaBlock(nn.Module):
         x = x + self.drop_path(out)
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x, z
+
+    def _in_place(self, x: Tensor) -> bool:
+        """Whether the sums of the block may be formed in place where no gradient is wanted."""
+        return self.mlp.in_pieces(x) and is_bare(self.attn, self.attn.proj, self.mlp)

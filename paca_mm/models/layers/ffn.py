@@ -42,7 +42,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if in_pieces(x) and len(_pieces(x, self.fc1.out_features)[1]) > 1:
+        if self.in_pieces(x) and len(_pieces(x, self.fc1.out_features)[1]) > 1:
             return _Pieces.apply(x, *self._parameters_in_order())
         h = as_picture(self.fc1(x))
         # x + dwconv(x), with the shortcut as a one in the middle of the kernel: the same sum, and
@@ -52,7 +52,7 @@ class ConvFFN(nn.Module):
         return self.fc2(F.gelu(as_tokens(h)))
 
     def add_to(self, out: Tensor, x: Tensor) -> None:
-        """``out += forward(x)`` in place, where :func:`in_pieces` and no gradient is wanted."""
+        """``out += forward(x)`` in place, where :meth:`in_pieces` and no gradient is wanted."""
         out += self.fc2.bias
         _add_pieces(out, x, *self._parameters_in_order()[:-1])
 
@@ -60,13 +60,34 @@ class ConvFFN(nn.Module):
         layers = (self.fc1, self.dwconv, self.fc2)
         return tuple(p for layer in layers for p in (layer.weight, layer.bias))
 
+    def in_pieces(self, x: Tensor) -> bool:
+        """Whether to work piece by piece: eagerly and without autocast on a CPU, and only where
+        nobody is to see or to change what a layer does.
 
-def in_pieces(x: Tensor) -> bool:
-    """Whether to work piece by piece: eagerly and without autocast on a CPU.
+        A GPU would only see more and smaller kernels, and torch.compile plans its memory by itself.
+        """
+        return is_eager_on_cpu(x) and is_bare(self.fc1, self.dwconv, self.fc2)
 
-    A GPU would only see more and smaller kernels, and torch.compile plans its memory by itself.
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether the tensor's kernels run one by one, now, on a CPU, in the tensor's own precision."""
+    watched = is_compiling() or torch.jit.is_tracing()
+    return x.device.type == 'cpu' and not watched and not _is_autocast()
+
+
+def is_bare(*modules: nn.Module) -> bool:
+    """Whether the modules are torch's or this package's own and calling one only runs its forward.
+
+    A hook, a replaced forward or a stand-in (LoRA, a quantised layer) must not be passed by.
     """
-    return x.device.type == 'cpu' and not _is_autocast() and not is_compiling()
+    return all(
+        type(m).__module__.startswith(_OWN)
+        and not (m._forward_hooks or m._forward_pre_hooks or 'forward' in m.__dict__)
+        for m in modules
+    )
+
+
+_OWN = ('torch.nn.modules.linear', 'torch.nn.modules.conv', 'paca_mm.models.layers')
 
 
 def _is_autocast() -> bool:

@@ -117,17 +117,17 @@ class ClusteringTeacher(nn.Module):
         maps: list[Tensor] = []
         for i in range(num_stages):
             if i:
-                x = self.get_submodule(f'transition{i}')(x)
-            x = self.get_submodule(f'stage{i + 1}')(x)
+                x = getattr(self, f'transition{i}')(x)
+            x = getattr(self, f'stage{i + 1}')(x)
             maps.append(x)
 
         assignments: list[Optional[Tensor]] = [None] * num_stages
         for i in reversed(range(self.lowest, num_stages)):
             if i + 1 < num_stages:
                 x = F.interpolate(x, size=maps[i].shape[2:], mode='bilinear', align_corners=False)
-                x = self.get_submodule(f'lateral{i + 1}')(x) + maps[i]
-                x = self.get_submodule(f'fpn{i + 1}')(x)
+                x = getattr(self, f'lateral{i + 1}')(x) + maps[i]
+                x = getattr(self, f'fpn{i + 1}')(x)
             if self.num_clusters[i]:
-                scores = self.get_submodule(f'to_clusters{i + 1}')(x)
+                scores = getattr(self, f'to_clusters{i + 1}')(x)
                 assignments[i] = assign(as_tokens(scores).flatten(1, 2))
         return [as_tokens(m) for m in maps], assignments
