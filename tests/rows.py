@@ -1,4 +1,4 @@
-"""The published rows as arguments of ``PaCaViT`` and what is known of each; small models of every kind."""
+"""Published rows as arguments of ``PaCaViT`` and what is known of each; small models of every kind."""
 
 import golden
 

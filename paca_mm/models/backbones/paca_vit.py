@@ -16,7 +16,6 @@ from paca_mm.registry import MODELS
 
 from ..layers import CLUSTERINGS, ClusteringTeacher, PaCaBlock, PatchEmbed, Transition
 from ..layers.downsample import NORM_EPS, as_picture
-from ..layers.ffn import keep_freed_memory
 from .archs import resolve_arch
 
 
@@ -135,7 +134,6 @@ class PaCaViT(BaseModule):
             self.add_module(f'stage{i + 1}', stage)
             self.add_module(f'norm{i + 1}', nn.LayerNorm(embed_dims[i], eps=NORM_EPS))
 
-        keep_freed_memory()
         self.apply(_init_published)
         self._freeze()
 

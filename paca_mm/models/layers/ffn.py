@@ -7,6 +7,7 @@ backward pass only the input is kept, and the pieces are made again. docs/perfor
 figures.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,16 +20,6 @@ from .downsample import as_picture, as_tokens
 
 #: Bytes that a piece of the hidden map may take.
 PIECE_BYTES = 8 * 2**20
-
-
-def keep_freed_memory() -> None:
-    """Make freed blocks of up to 32 MiB stay with the process, to be used again.
-
-    glibc returns larger blocks than the largest it has seen freed to the system, which has to clear
-    every page before the next step gets it back (mallopt(3), M_MMAP_THRESHOLD: the threshold adjusts
-    itself). So it is shown the largest block it will learn from; nothing is ever written to it.
-    """
-    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device='cpu')
 
 
 class ConvFFN(nn.Module):
@@ -113,12 +104,24 @@ def _with_shortcut(kernel: Tensor) -> Tensor:
 
 def _pieces(x: Tensor, hidden: int) -> tuple[int, list[slice]]:
     """How many pictures to take at a time, and which of the hidden channels."""
+    _keep_freed_memory()
     position = x[0, ..., 0].numel() * x.element_size()  # one channel of one picture
     pictures = min(max(PIECE_BYTES // (128 * position), 1), len(x))
     channels = max(PIECE_BYTES // (pictures * position), 64)
     count = -(-hidden // channels)
     channels = -(-hidden // (16 * count)) * 16
     return pictures, [slice(i, min(i + channels, hidden)) for i in range(0, hidden, channels)]
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Make freed blocks of up to 32 MiB stay with the process, for the next piece.
+
+    glibc returns larger blocks than the largest it has seen freed to the system, which has to clear
+    every page before the next step gets it back (mallopt(3), M_MMAP_THRESHOLD: the threshold adjusts
+    itself). So it is shown the largest block it will learn from; nothing is ever written to it.
+    """
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device='cpu')
 
 
 def _hidden(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
