@@ -19,7 +19,7 @@ BASE_PYTHON := $(or $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/
 $(shell pyenv root >/dev/null 2>&1 && ls "$$(pyenv root)"/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -n 1),\
 $(PYTHON))
 
-.PHONY: help setup doctor demo test lint clean
+.PHONY: help setup doctor demo bench test lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ doctor: setup ## check the environment and say how to mend it
 
 demo: setup ## train, test and draw a small model on the embedded dataset
 	$(BIN)/python tools/demo.py --task $(TASK)
+
+bench: setup ## measure the speed against peers and a plain reading, in two minutes
+	$(BIN)/python tools/benchmark.py --quick
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)

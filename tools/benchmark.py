@@ -32,7 +32,9 @@ def parse_args(argv=None):
     parser.add_argument('--dtype', choices=['fp32', 'bf16', 'fp16'], default='fp32')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of the CPU')
-    parser.add_argument('--rounds', type=int, default=None, help='default: 10; 7 with --quick')
+    parser.add_argument(
+        '--rounds', type=int, default=None, help='default: 10; what two minutes hold with --quick'
+    )
     parser.add_argument('--baseline', help='what the ratios refer to (default: the first model)')
     parser.add_argument('--out', type=Path, help='folder for a CSV file and plots')
     args = parser.parse_args(argv)
@@ -55,7 +57,7 @@ def main(argv=None):
     elif args.quick:
         from paca_mm.analysis.speed import goals
 
-        found = list(goals.measure(args.rounds or 7, args.threads, progress))
+        found = goals.measure(args.rounds or 9, args.threads, progress)
         progress('')
         print(goals.table(found))
         print(f'\n{conditions}\nbatch 4 at 224x224, fp32, eager, where nothing else is said')

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from paca_mm.errors import UserError
+
 #: The name of a large matrix product among contestants: what the machine can do at best.
 MATMUL = 'matmul'
 
@@ -29,6 +31,16 @@ class Spread:
 def ratios(seconds: list[float], baseline: list[float]) -> Spread:
     """How many times as fast as the baseline, round against round."""
     return Spread.of([b / s for s, b in zip(seconds, baseline, strict=True)])
+
+
+def need(device: str) -> None:
+    """See that a device is there.
+
+    Raises:
+        UserError: There is no GPU that torch could use.
+    """
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch sees no GPU here; leave it out to run on the CPU.')
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:

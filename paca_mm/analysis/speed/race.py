@@ -1,14 +1,13 @@
 """Models side by side: contestants, a setting and rounds in, figures out."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
-import torch
-
 from paca_mm.errors import UserError
 
-from .clock import MATMUL, Spread, ratios
+from .clock import MATMUL, Spread, need, ratios
 from .contestants import PEERS, Facts, Setting
 from .report import Row
 from .worker import Away, Here
@@ -86,6 +85,7 @@ def race(
     rounds: int,
     threads: int = 1,
     progress: Progress = silent,
+    limit_s: Optional[float] = None,
 ) -> Race:
     """Run models in turn.
 
@@ -95,45 +95,50 @@ def race(
         rounds: How often each runs.
         threads: Of a CPU.
         progress: Told what is going on.
+        limit_s: Begin no round, after the third, that would end later than so many seconds.
 
     Raises:
         UserError: A name is unknown or stands there twice, or the device is not to be had.
     """
     if len(set(entries)) < len(entries):
         raise UserError(f'{", ".join(entries)}: every model can take part once.')
-    if setting.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: torch sees no GPU here; leave it out to run on the CPU.')
+    need(setting.device)
     if not isinstance(entries, dict):
         entries = {name: (name, setting) for name in entries}
     enter = Here if setting.device == 'cuda' else Away
+    start = time.monotonic()
     runners: dict[str, Here | Away] = {}
+    seconds: dict[str, list[float]] = {}
     try:
         for called, (name, own) in entries.items():
             progress(f'building {called}')
             runners[called] = enter(name, own, threads)
-        facts = {called: runner.facts for called, runner in runners.items()}
-        machines = {
-            dtype: enter(MATMUL, replace(setting, dtype=dtype), threads)
-            for dtype in dict.fromkeys(f.setting.dtype for f in facts.values())
-        }
-        runners |= {f'{MATMUL} {dtype}': machine for dtype, machine in machines.items()}
-        peaks = {}
         for called, runner in runners.items():
             progress(f'first step of {called}')
-            peaks[called] = runner.warm_up()
-        seconds: dict[str, list[float]] = {called: [] for called in runners}
+            runner.wait()
+        facts = {called: runner.facts for called, runner in runners.items()}
+        peaks = {called: runner.peak for called, runner in runners.items()}
+        for dtype in dict.fromkeys(f.setting.dtype for f in facts.values()):
+            machine = runners[f'{MATMUL} {dtype}'] = enter(
+                MATMUL, replace(setting, dtype=dtype), threads
+            )
+            machine.wait()
+        ready = time.monotonic()
         for i in range(rounds):
+            now = time.monotonic()
+            if limit_s and i >= 3 and now - start + (now - ready) / i > limit_s:
+                break
             for called, runner in runners.items():
                 progress(f'round {i + 1} of {rounds}: {called}')
-                seconds[called].append(runner.step())
+                seconds.setdefault(called, []).append(runner.step())
     finally:
         for runner in runners.values():
             runner.close()
     rates = {}
-    for dtype, machine in machines.items():
-        macs = machine.facts.macs
+    for called in runners.keys() - facts.keys():
+        macs = runners[called].facts.macs
         assert macs is not None
-        rates[dtype] = macs / Spread.of(seconds.pop(f'{MATMUL} {dtype}')).median
+        rates[called.split()[1]] = macs / Spread.of(seconds.pop(called)).median
     return Race(facts, seconds, peaks, rates)
 
 

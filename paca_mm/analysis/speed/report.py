@@ -14,6 +14,8 @@ import torch
 
 from paca_mm.errors import UserError
 
+from .clock import need
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -28,6 +30,7 @@ class Conditions:
 
     @classmethod
     def now(cls, device: str, threads: int) -> 'Conditions':
+        need(device)
         return cls(
             device=torch.cuda.get_device_name() if device == 'cuda' else _processor(),
             threads=threads,

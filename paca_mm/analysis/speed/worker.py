@@ -24,15 +24,23 @@ MIB = 2**20
 
 
 class Here:
-    """A contestant in this process, as on a GPU, whose allocator starts anew for every model."""
+    """A contestant in this process, as on a GPU, whose allocator starts anew for every model.
+
+    Attributes:
+        facts: What is known of it.
+        peak: MiB that a step takes beyond the weights.
+    """
+
+    facts: Facts
+    peak: Optional[float]
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device(setting.device)
         self.run, self.facts = _made(name, setting)
+        self.peak = self._warm_up()
 
-    def warm_up(self) -> Optional[float]:
-        """The first step, and the MiB that it took beyond the weights."""
+    def _warm_up(self) -> float:
         if self.device.type != 'cuda':
             _start_libraries()
             before = _forget_peak()
@@ -47,6 +55,9 @@ class Here:
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
 
+    def wait(self) -> None:
+        """Nothing: it is ready."""
+
     def step(self) -> float:
         """Seconds of one step."""
         return seconds_of(self.run, self.device)
@@ -56,52 +67,58 @@ class Here:
 
 
 class Away:
-    """The same in a process of its own."""
+    """The same in a process of its own, which gets ready while others do."""
+
+    facts: Facts
+    peak: Optional[float]
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload(_modules())
+        self.name = name
         self.connection, other = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(other, name, setting, threads), daemon=True
         )
         self.process.start()
         other.close()
-        self.facts: Facts = self._answer()
+
+    def wait(self) -> None:
+        """Until it is built and has made its first step."""
+        self.facts, self.peak = self._answer()
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        self.connection.send('step')
+        return self._answer()
 
     def _answer(self) -> Any:
         try:
             answer = self.connection.recv()
         except EOFError:
             self.process.join()
-            raise UserError(
-                f'the process of a model died (exit code {self.process.exitcode}); -9 means that '
-                'memory ran out: choose a smaller --batch or --size.'
-            ) from None
+            code = self.process.exitcode
+            cause = ': memory ran out; choose fewer models, a smaller --batch or --size' * (
+                code == -9
+            )
+            raise UserError(f'the process of {self.name} died, exit code {code}{cause}.') from None
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    def warm_up(self) -> Optional[float]:
-        self.connection.send('warm_up')
-        return self._answer()
-
-    def step(self) -> float:
-        self.connection.send('step')
-        return self._answer()
-
     def close(self) -> None:
+        """End the process."""
         self.connection.close()
-        self.process.join(5)
+        self.process.join(1)
         self.process.kill()
 
 
 def _serve(connection: Connection, name: str, setting: Setting, threads: int) -> None:
     try:
         here = Here(name, setting, threads)
-        connection.send(here.facts)
-        while True:
-            connection.send(getattr(here, connection.recv())())
+        connection.send((here.facts, here.peak))
+        while connection.recv():
+            connection.send(here.step())
     except (EOFError, KeyboardInterrupt):
         return
     except Exception as e:
@@ -109,9 +126,11 @@ def _serve(connection: Connection, name: str, setting: Setting, threads: int) ->
 
 
 def _modules() -> list[str]:
-    """What the server imports once for all."""
-    wanted = ('torch', 'timm', 'mmpretrain', 'mmdet', 'mmseg')
-    return [*filter(find_spec, wanted), 'paca_mm.analysis.speed.contestants']
+    """What takes long to import and most contestants need: the server does it once for all."""
+    modules = ['torch', 'paca_mm.analysis.speed.contestants']
+    modules += filter(find_spec, ['timm'])
+    modules += ['paca_mm.models.decode_heads'] if find_spec('mmseg') else []
+    return modules
 
 
 def _made(name: str, setting: Setting) -> tuple[Callable[[], Any], Facts]:

@@ -1,5 +1,5 @@
 # Minutes on two CPU cores, on the embedded dataset.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=800, val_interval=200)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1200, val_interval=200)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -11,6 +11,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=0, end=800),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=0, end=1200),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,171 @@
+"""The benchmark: what it prints, what it refuses, and one step of everything that it can run."""
+
+import csv
+
+import pytest
+import torch
+from tool import run
+
+from paca_mm.analysis.speed import goals, report, worker
+from paca_mm.analysis.speed.clock import Spread, ratios
+from paca_mm.analysis.speed.contestants import HOSTS, PEERS, Setting, make
+from paca_mm.analysis.speed.race import race
+from paca_mm.errors import UserError
+
+SMALL = Setting(batch=2, height=64, width=64)
+
+
+def test_medians_and_ratios_round_by_round():
+    spread = Spread.of([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert (spread.low, spread.median, spread.high) == (1, 3, 5)
+    # A machine that is slow for one round is slow for both.
+    assert ratios([1.0, 10.0, 2.0], [2.0, 20.0, 4.0]) == Spread(2, 2, 2)
+
+
+def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
+    code = run(
+        'benchmark', 'paca_tiny', 'paca_tiny+plain', 'paca_small', '--size', '64', '96x64',
+        '--batch', '1', '--rounds', '2', '--threads', '1', '--out', tmp_path,
+    )  # fmt: skip
+    assert code == 0
+    out = capsys.readouterr().out
+    assert 'paca_tiny+plain' in out and 'x paca_tiny' in out and '1 threads' in out
+    (file,) = tmp_path.glob('*.csv')
+    for condition in ('infer', 'b1', '64x64', '96x64', 'fp32', 't1'):
+        assert condition in file.stem
+    with file.open() as f:
+        lines = list(csv.DictReader(f))
+    assert [line['name'] for line in lines] == 2 * ['paca_tiny', 'paca_tiny+plain', 'paca_small']
+    for line in lines:
+        for key in ('ms', 'ratio', 'share', 'peak_mib', 'gmacs', 'params_m'):
+            assert float(line[key]) > 0
+        assert line['torch'] == torch.__version__ and line['rounds'] == '2'
+        assert float(line['accuracy']) == {'t': 80.9, 's': 83.08}[line['name'][5]]
+    plots = sorted(p.name.removeprefix(file.stem) for p in tmp_path.glob('*.png'))
+    assert plots == ['_infer_accuracy.png', '_infer_size.png']
+
+
+def test_one_round_of_the_goals(monkeypatch):
+    monkeypatch.setattr(goals, 'SETTING', SMALL)
+    monkeypatch.setattr(goals, 'INFERENCE', [('paca_small', 'paca_small+plain', 1.8, 2.5)])
+    entries = goals._entries()
+    assert entries['stages 1024'][1].height == 1024 and entries['head'][1].width == 512
+    entries['compiled'] = entries['paca_small']  # compiling takes a minute
+    for name in ('stages 512', 'stages 1024', 'head', 'head+plain'):
+        entries[name] = (entries[name][0], SMALL)
+    monkeypatch.setattr(goals, '_entries', lambda: entries)
+    found = goals.measure(1, 1)
+    assert all(g.measured is None or g.measured.median > 0 for g in found)
+    table = goals.table(found)
+    for text in ('plain', 'matrix product', 'peak memory', 'stages 1 to 3', 'PaCa head', 'bf16'):
+        assert text in table
+
+
+@pytest.mark.parametrize(
+    ('median', 'less', 'verdict'),
+    [(1.4, False, 'below the floor'), (1.5, False, 'floor'), (2.0, False, 'aim'),
+     (0.6, True, 'floor'), (0.5, True, 'aim'), (0.7, True, 'below the floor')],
+)  # fmt: skip
+def test_a_goal_says_what_was_reached(median, less, verdict):
+    floor, aim = (0.65, 0.5) if less else (1.5, 2.0)
+    assert goals.Goal('', Spread(median, median, median), floor, aim, less).verdict == verdict
+
+
+def test_a_run_ends_when_its_time_is_up():
+    found = race(['paca_tiny'], SMALL, rounds=50, limit_s=0.1)
+    assert len(found.seconds['paca_tiny']) == 3
+
+
+def test_peak_memory_is_measured():
+    worker._start_libraries()
+    before = worker._forget_peak()
+    torch.ones(64 * 2**20, dtype=torch.uint8)
+    assert 60 < (worker._peak() - before) / worker.MIB < 100
+
+
+@pytest.mark.parametrize('mode', ['infer', 'train'])
+@pytest.mark.parametrize(
+    'name',
+    ['paca_tiny_teacher', 'paca_tiny+cp', 'paca_tiny+stages123', 'paca_tiny+channels_last', 'head',
+     'head+cp+bf16', 'resnet50', 'mmpretrain/resnet18_8xb32_in1k', 'timm/resnet18'],
+)  # fmt: skip
+def test_a_step_of_a_classifier_or_a_head(name, mode):
+    for package in ('mmseg', 'timm', 'mmpretrain'):
+        if package == ('mmseg' if 'head' in name else name.partition('/')[0]):
+            pytest.importorskip(package)
+    contestant = make(name, Setting(mode, 2, 64, 64))
+    contestant.run()
+    assert contestant.facts.macs > 0
+    assert contestant.facts.setting.dtype == ('bf16' if 'bf16' in name else 'fp32')
+
+
+@pytest.mark.parametrize('mode', ['infer', 'train'])
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('backbone', ['paca_tiny', 'swin_t', 'pvtv2_b1'])
+def test_a_step_of_a_whole_model(host, backbone, mode):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    contestant = make(f'{host}/{backbone}', Setting(mode, 2, 64, 96))
+    contestant.run()
+    if mode == 'train':
+        grads = [p.grad for p in contestant.model.backbone.parameters() if p.requires_grad]
+        assert sum(g is not None and bool(g.any()) for g in grads) > len(grads) / 2
+
+
+def test_a_step_of_a_config():
+    pytest.importorskip('mmseg')
+    make('configs/seg/paca_head_paca_shapes.py', Setting('train', 2, 64, 64)).run()
+
+
+def test_peers_come_from_either_library(monkeypatch):
+    from paca_mm.analysis.speed import contestants
+
+    pytest.importorskip('mmpretrain')
+    monkeypatch.setattr(contestants, '_installed', lambda package: package != 'timm')
+    assert 'mmpretrain' in type(make('resnet50', SMALL).model).__module__
+    assert all(peer.timm for peer in PEERS.values())
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['paca_smal'], 'did you mean paca_small'),
+        (['paca_tiny+fast'], "the variant 'fast' is unknown; known: plain"),
+        (['swin_t+plain'], 'a variant of our rows and of head only'),
+        (['timm/no_such'], "timm.list_models('*swin*')"),
+        (['mmpretrain/no_such'], 'mmpretrain knows no model'),
+        (['mask_rcnn/paca_huge'], 'unknown; known: paca_tiny'),
+        (['no/such/config.py'], 'no/such/config.py'),
+        (['paca_tiny', 'paca_tiny'], 'every model can take part once'),
+        (['paca_tiny', '--baseline', 'swin_t'], "'swin_t' is not among the models: paca_tiny"),
+        (['paca_tiny', '--size', '8'], 'each at least 32'),
+        (['paca_tiny', '--size', 'big'], 'one side or HxW'),
+        (['paca_tiny', '--batch', '0'], '--batch 0 must be 1 or more'),
+        (['paca_tiny', '--quick'], 'leave the models out'),
+    ],
+)
+def test_wrong_on_purpose(words, message, capsys):
+    if words[0].startswith('timm/'):
+        pytest.importorskip('timm')
+    assert run('benchmark', *words, '--rounds', '1') == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu(capsys):
+    assert run('benchmark', 'paca_tiny', '--device', 'cuda') == 2
+    assert 'torch sees no GPU here' in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / 'taken').write_text('')
+    conditions = report.Conditions.now('cpu', 1)
+    with pytest.raises(UserError, match='choose another --out'):
+        report.save([], conditions, tmp_path / 'taken', 'name')
+
+
+def test_the_list_names_models_and_variants(capsys):
+    assert run('benchmark', '--list') == 0
+    out = capsys.readouterr().out
+    for word in ('paca_small_c100_blockwise', 'convnext_b', 'pvtv2_b4', 'upernet/swin_s', 'blocks'):
+        assert word in out
