@@ -2,6 +2,7 @@
 
 benchmark.py                              PaCa-small, its peers and the plain reading, inference
 benchmark.py --quick                      the goals of this project's speed, in about two minutes
+benchmark.py --profile                    where the time of PaCa-small goes
 benchmark.py paca_tiny swin_t --mode train
 benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
 benchmark.py mask_rcnn/paca_tiny mask_rcnn/swin_t mask_rcnn/pvtv2_b2 --size 480x640 --batch 1
@@ -26,6 +27,7 @@ def parse_args(argv=None):
     parser.add_argument('models', nargs='*', help='names; --list says which, and the variants')
     parser.add_argument('--list', action='store_true', help='list models and variants')
     parser.add_argument('--quick', action='store_true', help='measure the goals, on the CPU')
+    parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--size', nargs='+', default=['224'], metavar='N|HxW', help='of pictures')
     parser.add_argument('--batch', type=int, default=4)
@@ -61,34 +63,36 @@ def main(argv=None):
         progress('')
         print(goals.table(found))
         print(f'\n{conditions}\nbatch 4 at 224x224, fp32, eager, where nothing else is said')
+    elif args.profile:
+        from paca_mm.analysis.speed.profile import profile
+
+        for setting in settings(args):
+            for name in args.models or ['paca_small']:
+                print(profile(name, setting, args.rounds or 10, args.threads), end='\n\n')
+        print(conditions)
     else:
         compare(args, conditions)
 
 
 def compare(args, conditions):
     from paca_mm.analysis.speed import report
-    from paca_mm.analysis.speed.contestants import Setting
     from paca_mm.analysis.speed.race import race
 
     names = args.models or list(DEFAULT)
     baseline = args.baseline or names[0]
     if baseline not in names:
         raise UserError(f'--baseline {baseline!r} is not among the models: {", ".join(names)}.')
-    sizes = [size_of(text) for text in args.size]
     rows = []
-    for mode in args.mode:
-        for height, width in sizes:
-            setting = Setting(mode, args.batch, height, width, args.dtype, args.device)
-            found = race(names, setting, args.rounds or 10, args.threads, progress)
-            rows += found.rows(baseline)
+    for setting in settings(args):
+        found = race(names, setting, args.rounds or 10, args.threads, progress)
+        rows += found.rows(baseline)
     progress('')
     print(report.table(rows))
     print(f'\n{conditions}\nratios: how many times as fast as {baseline}, round against round')
     if args.out:
-        name = report.file_name(conditions, rows)
-        print(f'saved {report.save(rows, conditions, args.out, name)}')
-        for file in report.plot(rows, conditions, args.out, name):
-            print(f'saved {file}')
+        file = report.save(rows, conditions, args.out, report.file_name(conditions, rows))
+        for saved in (file, *report.plot(rows, conditions, file)):
+            print(f'saved {saved}')
 
 
 def print_names():
@@ -99,6 +103,18 @@ def print_names():
     print('variants, behind a +:')
     for name, meaning in VARIANTS.items():
         print(f'  {name:<14} {meaning}')
+
+
+def settings(args):
+    """Every mode at every size."""
+    from paca_mm.analysis.speed.contestants import Setting
+
+    sizes = [size_of(text) for text in args.size]
+    return [
+        Setting(mode, args.batch, height, width, args.dtype, args.device)
+        for mode in args.mode
+        for height, width in sizes
+    ]
 
 
 def size_of(text):

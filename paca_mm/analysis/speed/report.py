@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
@@ -140,7 +141,7 @@ def _or_dash(value: Optional[float], spec: str) -> str:
     return '-' if value is None else format(value, spec)
 
 
-def file_name(conditions: Conditions, rows: Sequence[Row], kind: str = '') -> str:
+def file_name(conditions: Conditions, rows: Sequence[Row]) -> str:
     """A name that carries the conditions: date, device, modes, pictures, precision, threads."""
     device = conditions.device.partition(',')[0].lower().replace(' ', '-')
 
@@ -149,7 +150,6 @@ def file_name(conditions: Conditions, rows: Sequence[Row], kind: str = '') -> st
 
     parts = [
         conditions.date,
-        kind,
         device,
         words(r.mode for r in rows),
         f'b{words(r.batch for r in rows)}',
@@ -157,16 +157,20 @@ def file_name(conditions: Conditions, rows: Sequence[Row], kind: str = '') -> st
         words(r.dtype for r in rows),
         f't{conditions.threads}',
     ]
-    return '_'.join(p for p in parts if p)
+    return '_'.join(parts)
 
 
 def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -> Path:
-    """Write the rows as CSV, the conditions in every line; an older file of the name is replaced.
+    """Write the rows as CSV, the conditions in every line; what was saved before stays.
 
     Raises:
         UserError: The folder cannot be written.
     """
     file = folder / f'{name}.csv'
+    for i in count(2):
+        if not file.exists():
+            break
+        file = folder / f'{name}_{i}.csv'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with file.open('w', newline='') as f:
@@ -182,20 +186,32 @@ def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -
     return file
 
 
-def plot(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -> list[Path]:
-    """Time against the picture's size where there are several, accuracy against time where known."""
+def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
+    """Time against the picture's size where there are several, accuracy against time where known.
+
+    Args:
+        file: The CSV file of the rows, beside which the plots are put.
+    """
     import matplotlib
 
     matplotlib.use('agg')
     files = []
-    for mode in dict.fromkeys(r.mode for r in rows):
+    modes = dict.fromkeys(r.mode for r in rows)
+    for mode in modes:
         of_mode = [r for r in rows if r.mode == mode]
+        which = f'{mode}_' if len(modes) > 1 else ''
         if len({(r.height, r.width) for r in of_mode}) > 1:
-            files.append(_plot_sizes(of_mode, conditions, folder / f'{name}_{mode}_size.png'))
+            files.append(
+                _plot_sizes(of_mode, conditions, file.with_name(f'{file.stem}_{which}size.png'))
+            )
         smallest = min(r.height * r.width for r in of_mode)
         scored = [r for r in of_mode if r.accuracy and r.height * r.width == smallest]
         if len(scored) > 2:
-            files.append(_plot_accuracy(scored, conditions, folder / f'{name}_{mode}_accuracy.png'))
+            files.append(
+                _plot_accuracy(
+                    scored, conditions, file.with_name(f'{file.stem}_{which}accuracy.png')
+                )
+            )
     return files
 
 
@@ -248,12 +264,27 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
     figure, axes = _axes(
         conditions, rows[0], f'Accuracy (published) against time (measured), {side}'
     )
+    families: dict[str, list[Row]] = {}
     for r in rows:
-        axes.errorbar(
-            r.ms, r.accuracy, xerr=[[r.ms - r.ms_p10], [r.ms_p90 - r.ms]],
-            marker='o', ms=4 + r.params_m**0.5, color=_colour(r.name), alpha=0.85, elinewidth=1,
-        )  # fmt: skip
-        axes.annotate(r.name, (r.ms, r.accuracy), (7, 7), textcoords='offset points', fontsize=9)
+        # paca_small and paca_base are sizes of one family; a variant is a family of its own.
+        family = r.name.rpartition('_')[0] if '_' in r.name and '+' not in r.name else r.name
+        families.setdefault(family, []).append(r)
+    for i, (family, members) in enumerate(families.items()):
+        members.sort(key=lambda r: r.ms)
+        x, y = [r.ms for r in members], [r.accuracy for r in members]
+        bars = [[r.ms - r.ms_p10 for r in members], [r.ms_p90 - r.ms for r in members]]
+        colour = _colour(family)
+        axes.errorbar(x, y, xerr=bars, fmt='none', ecolor=colour, elinewidth=4, alpha=0.25)
+        axes.plot(x, y, '-', color=colour, lw=1, alpha=0.6)
+        axes.scatter(x, y, [r.params_m * 2 for r in members], color=colour, label=family, zorder=3)
+        above = i % 2 == 0
+        for r in members:
+            label = r.name[len(family) + 1 :]
+            axes.annotate(
+                label, (r.ms, r.accuracy), (0, 9 if above else -9), textcoords='offset points',
+                fontsize=9, color=colour, ha='center', va='bottom' if above else 'top',
+            )  # fmt: skip
+    axes.legend(frameon=False, loc='lower right', markerscale=0.8)
     axes.set(xlabel='milliseconds (bar: 10th to 90th percentile; area: parameters)',
              ylabel='ImageNet top-1, %', xlim=(0, None))  # fmt: skip
     axes.margins(y=0.15)
