@@ -78,6 +78,14 @@ def test_pieces_cover_every_channel_once(monkeypatch):
             assert [i for part in parts for i in range(hidden)[part]] == list(range(hidden))
 
 
+def test_no_picture_at_all(many_pieces):
+    network = ConvFFN(24, 150)
+    x = torch.randn(0, 6, 7, 24)
+    assert network(x).shape == x.shape
+    network(x).sum().backward()
+    assert not network.fc1.weight.grad.any()
+
+
 @pytest.mark.parametrize('frozen', ['fc1', 'dwconv', 'fc2'])
 def test_frozen_parts_of_a_network_in_pieces(frozen, many_pieces, whole):
     network = golden.fill(ConvFFN(24, 150)).double()

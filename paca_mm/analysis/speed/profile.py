@@ -60,7 +60,7 @@ def _kind(name: str, shapes: Sequence[Any]) -> tuple[str, int]:
     if 'conv' in op:
         kernel = next((s for s in shapes[1:] if len(s) == 4 and s[-1] in (1, 3, 7)), None)
         return _convolution(op, shapes[0] if shapes else None, kernel)
-    kinds = {'gelu': 'GELU', 'norm': 'norms', 'softmax': 'softmax over the patches'}
+    kinds = {'gelu': 'GELU', 'norm': 'norms', 'softmax': 'softmax'}
     kind = next((kind for word, kind in kinds.items() if word in op), None)
     return kind or ('sums and copies' if op in _SUMS else 'all else'), 0
 

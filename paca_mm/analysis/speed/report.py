@@ -206,7 +206,7 @@ def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
             )
         smallest = min(r.height * r.width for r in of_mode)
         scored = [r for r in of_mode if r.accuracy and r.height * r.width == smallest]
-        if len(scored) > 2:
+        if len({r.name.split('+')[0] for r in scored}) > 2:
             files.append(
                 _plot_accuracy(
                     scored, conditions, file.with_name(f'{file.stem}_{which}accuracy.png')

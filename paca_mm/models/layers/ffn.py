@@ -105,8 +105,8 @@ def _with_shortcut(kernel: Tensor) -> Tensor:
 def _pieces(x: Tensor, hidden: int) -> tuple[int, list[slice]]:
     """How many pictures to take at a time, and which of the hidden channels."""
     _keep_freed_memory()
-    position = x[0, ..., 0].numel() * x.element_size()  # one channel of one picture
-    pictures = min(max(PIECE_BYTES // (128 * position), 1), len(x))
+    position = x.shape[1] * x.shape[2] * x.element_size()  # one channel of one picture
+    pictures = max(min(PIECE_BYTES // (128 * position), len(x)), 1)
     channels = max(PIECE_BYTES // (pictures * position), 64)
     count = -(-hidden // channels)
     channels = -(-hidden // (16 * count)) * 16
@@ -178,7 +178,7 @@ class _Pieces(torch.autograd.Function):
                 of_p = above @ w2[:, part]
                 torch.ops.aten.gelu_backward.grad_input(of_p, p, grad_input=of_p)
                 of_h, k, b = torch.ops.aten.convolution_backward(
-                    as_picture(of_p), h, kernel[part], [len(p[0, 0, 0])],
+                    as_picture(of_p), h, kernel[part], [h.shape[1]],
                     (1, 1), (1, 1), (1, 1), False, (0, 0), h.shape[1], (True, True, True),
                 )  # fmt: skip
                 of_kernel[part] += k
