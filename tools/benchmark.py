@@ -10,7 +10,6 @@ benchmark.py head head+plain --size 512 1024x2048 --mode infer train --batch 1
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--dtype', choices=['fp32', 'bf16', 'fp16'], default='fp32')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of the CPU')
+    parser.add_argument('--threads', type=int, help='of the CPU; default: all its cores')
     parser.add_argument(
         '--rounds', type=int, default=None, help='default: 10; what two minutes hold with --quick'
     )
@@ -43,8 +42,17 @@ def parse_args(argv=None):
     for name in ('batch', 'threads', 'rounds'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f'--{name} {getattr(args, name)} must be 1 or more.')
-    if args.quick and args.models:
-        raise UserError('--quick measures a fixed list of goals: leave the models out.')
+    for option, ignored in (
+        (
+            'quick',
+            ('models', 'mode', 'size', 'batch', 'dtype', 'device', 'baseline', 'out', 'profile'),
+        ),
+        ('profile', ('baseline', 'out')),
+    ):
+        given = [n for n in ignored if getattr(args, n) != parser.get_default(n)]
+        given = [n for n in given if n != 'models' or args.models]
+        if getattr(args, option) and given:
+            raise UserError(f'--{option} has no use for {given[0]}: leave it out.')
     return args
 
 
@@ -53,6 +61,7 @@ def main(argv=None):
     args = parse_args(argv)
     from paca_mm.analysis.speed import report
 
+    args.threads = args.threads or report.cores()
     conditions = report.Conditions.now(args.device, args.threads)
     if args.list:
         print_names()

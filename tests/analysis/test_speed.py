@@ -156,7 +156,12 @@ def test_peers_come_from_either_library(monkeypatch):
         (['paca_tiny', '--size', '8'], 'each at least 32'),
         (['paca_tiny', '--size', 'big'], 'one side or HxW'),
         (['paca_tiny', '--batch', '0'], '--batch 0 must be 1 or more'),
-        (['paca_tiny', '--quick'], 'leave the models out'),
+        (['paca_tiny', '--quick'], '--quick has no use for models'),
+        (['--quick', '--device', 'cuda'], '--quick has no use for device'),
+        (['--profile', '--out', 'x'], '--profile has no use for out'),
+        (['head+blocks'], 'leave out +blocks'),
+        (['paca_tiny+plain+cp'], 'comes without +cp'),
+        (['mask_rcnn/a/b'], "the backbone 'a/b' is unknown"),
     ],
 )
 def test_wrong_on_purpose(words, message, capsys):
@@ -177,6 +182,23 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     conditions = report.Conditions.now('cpu', 1)
     with pytest.raises(UserError, match='choose another --out'):
         report.save([], conditions, tmp_path / 'taken', 'name')
+
+
+def test_a_process_that_dies_is_named():
+    runner = worker.Away('paca_tiny', SMALL, 1)
+    runner.wait()
+    runner.process.kill()
+    runner.process.join()
+    with pytest.raises(
+        UserError, match='the process of paca_tiny died, exit code -9: memory ran out'
+    ):
+        runner.step()
+    runner.close()
+
+
+def test_a_bug_in_a_process_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match='ZeroDivisionError'):
+        worker.alone(divmod, 1, 0)
 
 
 def test_the_list_names_models_and_variants(capsys):

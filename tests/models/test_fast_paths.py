@@ -25,7 +25,7 @@ def whole(monkeypatch):
     """A switch to the plain form of everything, for the same model."""
 
     def switch(on: bool) -> None:
-        monkeypatch.setattr(ffn, 'is_eager_on_cpu', (lambda x: not on))
+        monkeypatch.setattr(ffn, 'is_eager_on_cpu', lambda x: not on)
 
     return switch
 
@@ -152,7 +152,7 @@ class Doubled(nn.Module):
         return 2 * self.layer(x)
 
 
-@pytest.mark.parametrize('path', ['attn.proj', 'mlp.fc1', 'mlp.fc2'])
+@pytest.mark.parametrize('path', ['attn.proj', 'mlp.fc1', 'mlp.dwconv', 'mlp.fc2'])
 def test_a_stand_in_for_a_layer_is_called(path, many_pieces):
     block = mini().stage2[0]
     x = torch.randn(2, 8, 8, 24)
@@ -164,15 +164,113 @@ def test_a_stand_in_for_a_layer_is_called(path, many_pieces):
     close(in_place, kept.detach())
 
 
-@pytest.mark.parametrize('path', ['attn', 'attn.proj', 'mlp', 'mlp.fc1', 'mlp.fc2'])
+HOOKED = ['attn', 'attn.proj', 'attn.clustering.pwconv', 'attn.clustering.to_clusters', 'mlp',
+          'mlp.fc1', 'mlp.dwconv', 'mlp.fc2']  # fmt: skip
+
+
+@pytest.mark.parametrize('path', HOOKED)
 def test_hooks_see_their_layer(path, many_pieces):
     block = mini().stage2[0]
     seen = []
-    block.get_submodule(path).register_forward_hook(lambda *args: seen.append(args))
+    block.get_submodule(path).register_forward_hook(lambda *args: seen.append('forward'))
+    x = torch.randn(2, 8, 8, 24)
     with torch.no_grad():
-        block(torch.randn(2, 8, 8, 24))
-    block(torch.randn(2, 8, 8, 24))
-    assert len(seen) == 2
+        before, _ = mini().stage2[0](x)
+        after, _ = block(x)
+    close(after, before)
+    block(x)
+    assert seen == ['forward', 'forward']
+
+
+def test_hooks_of_gradients_and_of_all_modules(many_pieces):
+    block = mini().stage2[0]
+    x = torch.randn(2, 8, 8, 24)
+    seen = []
+    block.mlp.fc1.register_full_backward_hook(lambda *args: seen.append('backward'))
+    block(x)[0].sum().backward()
+    assert seen == ['backward']
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *args: seen.append(m))
+    try:
+        with torch.no_grad():
+            mini().stage2[0](x)
+    finally:
+        handle.remove()
+    assert sum(isinstance(m, nn.Linear) for m in seen) == 6  # q k v proj fc1 fc2
+
+
+@pytest.mark.parametrize('path', ['attn.proj', 'mlp.fc1'])
+def test_layers_of_other_kinds(path, many_pieces):
+    block = mini().stage2[0]
+    parent, _, leaf = path.rpartition('.')
+    other = nn.Identity() if leaf == 'proj' else nn.Linear(24, 48, bias=False)
+    setattr(block.get_submodule(parent), leaf, other)
+    x = torch.randn(2, 8, 8, 24)
+    with torch.no_grad():
+        close(block(x)[0], block.requires_grad_()(x)[0])
+
+
+def test_stochastic_depth_without_gradients():
+    """A teacher by moving average, or dropout at test time: training mode under no_grad."""
+    block = mini(drop_path_rate=0.9).stage4[-1].train()
+    x = torch.randn(64, 2, 2, 40)
+    torch.manual_seed(3)
+    kept = block(x)[0].detach()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        close(block(x)[0], kept)
+        assert not torch.allclose(block.eval()(x)[0], kept)
+
+
+@pytest.mark.parametrize('order', [(0, 2, 3, 1), (0, 2, 1, 3), (1, 2, 3, 0)])
+def test_any_order_in_memory(order, many_pieces, whole):
+    block = mini().stage2[0].double()
+    shape = [2, 6, 7, 24]
+    base = torch.randn([shape[order.index(i)] for i in range(4)]).double()
+    x = base.permute(order)
+    assert list(x.shape) == shape and not x.is_contiguous()
+    kept = block(x)[0]
+    with torch.no_grad():
+        close(block(x)[0], kept)
+    found = results(block.mlp, x)
+    whole(True)
+    for a, b in zip(found, results(block.mlp, x), strict=True):
+        close(a, b)
+    close(kept, block(x)[0])
+
+
+def test_gradients_of_gradients(many_pieces, whole):
+    network = golden.fill(ConvFFN(24, 150)).double()
+    network.fc2.requires_grad_(False)
+    x = torch.randn(2, 3, 4, 24).double().requires_grad_()
+
+    def second():
+        (g,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), [x, network.fc1.weight])
+
+    def function():
+        return torch.func.grad(lambda x: network(x).square().sum())(x)
+
+    found = [*second(), function()]
+    whole(True)
+    for a, b in zip(found, [*second(), function()], strict=True):
+        close(a, b)
+
+
+def test_backward_inside_of_autocast(many_pieces):
+    network = golden.fill(ConvFFN(24, 150))
+    x = torch.randn(2, 3, 4, 24)
+    loss = network(x).sum()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss.backward()
+    assert network.fc1.weight.grad.isfinite().all()
+
+
+def test_gradients_in_bf16(many_pieces):
+    network = golden.fill(ConvFFN(24, 150))
+    x = torch.randn(64, 5, 5, 24)
+    exact = results(network, x)
+    for a, b in zip(results(network.bfloat16(), x.bfloat16()), exact, strict=True):
+        assert (a.float() - b).norm() <= 0.03 * b.norm()
 
 
 @pytest.mark.parametrize('row', ROWS)

@@ -60,7 +60,7 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 def matmul(device: torch.device, dtype: str) -> tuple[Callable[[], object], int]:
     """A large matrix product and its multiply-accumulates."""
-    from .contestants import DTYPES
+    from .contestants import DTYPES  # which wants the rest of the package
 
     side = 2048 if device.type == 'cpu' else 8192
     a, b = (torch.randn(side, side, device=device, dtype=DTYPES[dtype]) for _ in range(2))

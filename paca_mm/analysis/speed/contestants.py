@@ -36,7 +36,7 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 VARIANTS = {
     'plain': 'the plain reading (ours only)',
     'compile': 'torch.compile of the whole',
-    'blocks': 'torch.compile of each block (ours only)',
+    'blocks': 'torch.compile of each block (our rows only)',
     'channels_last': 'pictures and weights in channels-last memory',
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
     'cp': 'blocks are recomputed in the backward pass (ours only)',
@@ -168,6 +168,10 @@ def make(name: str, setting: Setting) -> Contestant:
     only_ours = [v for v in variants if v in ('plain', 'blocks', 'cp', 'stages123')]
     if only_ours and not ours:
         raise UserError(f'{name!r}: {only_ours[0]!r} is a variant of our rows and of head only.')
+    if base == 'head' and (no := {'blocks', 'stages123'} & set(variants)):
+        raise UserError(f'{name!r}: the head has no blocks and no stages; leave out +{no.pop()}.')
+    if 'plain' in variants and (no := {'blocks', 'cp'} & set(variants)):
+        raise UserError(f'{name!r}: the plain reading comes without +{no.pop()}; leave it out.')
 
     torch.manual_seed(0)
     step: Callable[..., Callable[[], Any]]
@@ -187,7 +191,7 @@ def make(name: str, setting: Setting) -> Contestant:
     if 'blocks' in variants:
         for module in model.modules():
             if isinstance(module, PaCaBlock):
-                module.forward = torch.compile(module.forward, fullgraph=True)  # type: ignore[method-assign]
+                module.forward = torch.compile(module.forward, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
     run = step(model, setting, 'channels_last' in variants, 'compile' in variants)
     compiled = 'compile' in variants or 'blocks' in variants
     return Contestant(model, run, Facts(setting, params, macs, compiled))
@@ -249,10 +253,12 @@ def _peer(name: str, setting: Setting) -> nn.Module:
 
     if not timm.is_model(own_name):
         raise UserError(f"timm knows no model {own_name!r}; timm.list_models('*swin*'), say, does.")
+    # Ours trains without stochastic depth here, and so do they.
+    kwargs: dict[str, Any] = dict(drop_path_rate=0.0)
     try:  # windows and position embeddings are made for one size of picture
-        return timm.create_model(own_name, img_size=(setting.height, setting.width))
+        return timm.create_model(own_name, img_size=(setting.height, setting.width), **kwargs)
     except TypeError:
-        return timm.create_model(own_name)
+        return timm.create_model(own_name, **kwargs)
 
 
 def _installed(package: str) -> bool:
@@ -270,19 +276,23 @@ def _macs(model: nn.Module, step: Callable[..., Any], setting: Setting) -> int:
 
 
 def _prepare(
-    model: nn.Module, setting: Setting, compiled: bool
+    model: nn.Module, setting: Setting, compiled: bool, cast: bool = True
 ) -> tuple[Callable[..., Any], torch.dtype, Any]:
-    """The callable, the dtype of its inputs, and the context to call it in."""
+    """The callable, the dtype of its inputs, and the context to call it in.
+
+    Args:
+        cast: Whether inference in another precision casts the weights; else autocast does it.
+    """
     model.train(setting.mode == 'train')
     wanted = DTYPES[setting.dtype]
     context: Any = nullcontext()
     dtype = torch.float32
-    if setting.mode == 'train' and wanted != torch.float32:
+    if wanted != torch.float32 and (setting.mode == 'train' or not cast):
         context = torch.autocast(setting.device, wanted)
     elif wanted != torch.float32:
         model.to(wanted)
         dtype = wanted
-    return torch.compile(model) if compiled else model, dtype, context
+    return torch.compile(model, dynamic=False) if compiled else model, dtype, context
 
 
 def _classify(
@@ -331,6 +341,8 @@ def _segment_maps(
     mmseg's own losses would follow, which are the same for every head.
     """
     call, dtype, context = _prepare(head, setting, compiled)
+    if compiled:
+        head._forward = torch.compile(head._forward, dynamic=False)
     maps = []
     for i, channels in enumerate(head.in_channels):
         size = [-(-side // (4 * 2**i)) for side in (setting.height, setting.width)]
@@ -360,7 +372,7 @@ def _whole(name: str) -> nn.Module:
 
     from ..models import build
 
-    host, _, backbone = name.rpartition('/')
+    host, _, backbone = name.partition('/')
     if name.endswith('.py'):
         return build(load_config(name))
     _need('mmdet', name)
@@ -400,7 +412,8 @@ def _host_step(
     """A step as the Runner makes it: the losses of annotated pictures, or predictions."""
     from ..models import annotations
 
-    call, dtype, context = _prepare(model, setting, compiled)
+    # mmcv's ops, non-maximum suppression say, take nothing but fp32.
+    call, dtype, context = _prepare(model, setting, compiled, cast=False)
     x = setting.pictures().to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -408,7 +421,7 @@ def _host_step(
     samples = [sample.to(setting.device) for sample in samples]
 
     def infer() -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), context:
             return call(x, samples, mode='predict')
 
     def train() -> None:

@@ -2,24 +2,30 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
 from .clock import Spread, matmul, need, seconds_of
 from .contestants import Setting, make
 from .report import columns
+from .worker import alone
 
 _PRODUCTS = {'mm', 'addmm', 'addmm_', 'bmm', 'baddbmm'}
 _SUMS = {'add', 'add_', 'sum', 'copy_', 'fill_', 'mul', 'mul_', 'div', 'cat', 'constant_pad_nd'}
 
 
 def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
+    """:func:`profile_here` in a process of its own."""
+    need(setting.device)
+    return alone(profile_here, name, setting, rounds, threads)
+
+
+def profile_here(name: str, setting: Setting, rounds: int, threads: int) -> str:
     """A table of the milliseconds that each kind of operation takes in a step of a contestant.
 
     Beside the products stands what they would take at the rate of one large matrix product.
     """
-    need(setting.device)
     torch.set_num_threads(threads)
     device = torch.device(setting.device)
     contestant = make(name, setting)
@@ -37,7 +43,11 @@ def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
     spent: dict[str, float] = {}
     needed: dict[str, float] = {}
     for event in record.events():
-        time = event.self_device_time_total if device.type == 'cuda' else event.self_cpu_time_total
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel, whose time its operation has already
+        time = event.self_cpu_time_total
+        if device.type == 'cuda':  # torch 2.1 calls it otherwise
+            time = getattr(event, 'self_device_time_total', None) or event.self_cuda_time_total
         kind, macs = _kind(event.name, event.input_shapes or [])
         spent[kind] = spent.get(kind, 0) + time / rounds / 1e3
         needed[kind] = needed.get(kind, 0) + macs / rate / rounds * 1e3
@@ -52,14 +62,14 @@ def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
 def _kind(name: str, shapes: Sequence[Any]) -> tuple[str, int]:
     """The kind of an operation, and its multiply-accumulates if its shapes tell."""
     op = name.removeprefix('aten::')
-    if 'scaled_dot_product' in op:
+    if 'attention' in op:
         return 'attention', _attention_macs(op, shapes)
     if op in _PRODUCTS:
         a, b = [s for s in shapes if len(s) > 1][-2:]
         return 'matrix products', prod(a) * b[-1]
     if 'conv' in op:
-        kernel = next((s for s in shapes[1:] if len(s) == 4 and s[-1] in (1, 3, 7)), None)
-        return _convolution(op, shapes[0] if shapes else None, kernel)
+        maps = [s for s in shapes if len(s) == 4]  # input and kernel; backward, the gradient first
+        return _convolution(op, maps[1:] if 'backward' in op else maps)
     kinds = {'gelu': 'GELU', 'norm': 'norms', 'softmax': 'softmax'}
     kind = next((kind for word, kind in kinds.items() if word in op), None)
     return kind or ('sums and copies' if op in _SUMS else 'all else'), 0
@@ -75,10 +85,12 @@ def _attention_macs(op: str, shapes: Sequence[Any]) -> int:
     return prod(q) * k[-2] * (5 if backward else 2)
 
 
-def _convolution(op: str, x: Any, kernel: Optional[Any]) -> tuple[str, int]:
-    if kernel is None:
+def _convolution(op: str, maps: Sequence[Any]) -> tuple[str, int]:
+    if len(maps) < 2:
         return 'all else', 0
-    if kernel[-1] == 1:  # stride 1: as many positions come out as go in
-        macs = prod(x) * kernel[0] if 'mkldnn_convolution' in op or 'cudnn_convolution' in op else 0
-        return 'matrix products', macs
-    return ('depthwise convolutions' if kernel[1] == 1 else 'full convolutions'), 0
+    x, kernel = maps[:2]
+    if kernel[-1] > 1:
+        return ('depthwise convolutions' if kernel[1] == 1 else 'full convolutions'), 0
+    # Of stride 1: as many positions come out as go in. Backward makes two products.
+    works = op in ('mkldnn_convolution', 'cudnn_convolution', 'convolution_backward')
+    return 'matrix products', works * prod(x) * kernel[0] * (2 if 'backward' in op else 1)

@@ -10,7 +10,7 @@ from paca_mm.errors import UserError
 from .clock import MATMUL, Spread, need, ratios
 from .contestants import PEERS, Facts, Setting
 from .report import Row
-from .worker import Away, Here
+from .worker import Away
 
 Progress = Callable[[str], None]
 
@@ -105,21 +105,20 @@ def race(
     need(setting.device)
     if not isinstance(entries, dict):
         entries = {name: (name, setting) for name in entries}
-    enter = Here if setting.device == 'cuda' else Away
     start = time.monotonic()
-    runners: dict[str, Here | Away] = {}
+    runners: dict[str, Away] = {}
     seconds: dict[str, list[float]] = {}
     try:
         for called, (name, own) in entries.items():
             progress(f'building {called}')
-            runners[called] = enter(name, own, threads)
+            runners[called] = Away(name, own, threads)
         for called, runner in runners.items():
             progress(f'first step of {called}')
             runner.wait()
         facts = {called: runner.facts for called, runner in runners.items()}
         peaks = {called: runner.peak for called, runner in runners.items()}
         for dtype in dict.fromkeys(f.setting.dtype for f in facts.values()):
-            machine = runners[f'{MATMUL} {dtype}'] = enter(
+            machine = runners[f'{MATMUL} {dtype}'] = Away(
                 MATMUL, replace(setting, dtype=dtype), threads
             )
             machine.wait()

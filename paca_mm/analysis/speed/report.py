@@ -4,6 +4,7 @@ import csv
 import datetime
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -48,6 +49,13 @@ class Conditions:
         )
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _processor() -> str:
     """The processor's name and how many of its cores this machine has."""
     name = platform.processor() or platform.machine()
@@ -55,7 +63,7 @@ def _processor() -> str:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
         name = names[0] if names else name
-    return f'{name}, {os.cpu_count()} cores'
+    return f'{name}, {cores()} cores'
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def _or_dash(value: Optional[float], spec: str) -> str:
 
 def file_name(conditions: Conditions, rows: Sequence[Row]) -> str:
     """A name that carries the conditions: date, device, modes, pictures, precision, threads."""
-    device = conditions.device.partition(',')[0].lower().replace(' ', '-')
+    device = re.sub(r'[^\w.]+', '-', conditions.device.partition(',')[0].lower())
 
     def words(values: Any) -> str:
         return '+'.join(dict.fromkeys(str(v) for v in values))
@@ -206,7 +214,7 @@ def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
             )
         smallest = min(r.height * r.width for r in of_mode)
         scored = [r for r in of_mode if r.accuracy and r.height * r.width == smallest]
-        if len({r.name.split('+')[0] for r in scored}) > 2:
+        if len({r.name.split('+')[0] for r in scored}) > 1:
             files.append(
                 _plot_accuracy(
                     scored, conditions, file.with_name(f'{file.stem}_{which}accuracy.png')

@@ -6,11 +6,9 @@ few thousand page faults, which can be a third of its time.
 
 import ctypes
 import multiprocessing
-import resource
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from importlib.util import find_spec
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Optional
@@ -26,11 +24,11 @@ MIB = 2**20
 
 
 class Here:
-    """A contestant in this process, as on a GPU, whose allocator starts anew for every model.
+    """A contestant in this process.
 
     Attributes:
         facts: What is known of it.
-        peak: MiB that a step takes beyond the weights.
+        peak: MiB that a step takes beyond the weights; None where the system does not tell.
     """
 
     facts: Facts
@@ -38,34 +36,32 @@ class Here:
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as in a matrix product
         self.device = torch.device(setting.device)
         self.run, self.facts = _made(name, setting)
         self.peak = self._warm_up()
 
-    def _warm_up(self) -> float:
-        if self.device.type != 'cuda':
-            _start_libraries()
-            before = _forget_peak()
+    def _warm_up(self) -> Optional[float]:
+        if self.device.type == 'cuda':
+            before = torch.cuda.memory_allocated()
+            for _ in range(3):  # the first ones compile, choose kernels and fill the allocator
+                self.run()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
             self.run()
-            return (_peak() - before) / MIB
-        for _ in range(3):  # the first ones compile, choose kernels and fill the allocator
+            torch.cuda.synchronize()
+            return (torch.cuda.max_memory_allocated() - before) / MIB
+        _start_libraries()
+        if self.facts.compiled:  # the compiler's memory is not the model's
             self.run()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        before_bytes = _forget_peak()
         self.run()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-
-    def wait(self) -> None:
-        """Nothing: it is ready."""
+        peak = _peak()
+        return None if before_bytes is None or peak is None else (peak - before_bytes) / MIB
 
     def step(self) -> float:
         """Seconds of one step."""
         return seconds_of(self.run, self.device)
-
-    def close(self) -> None:
-        """Nothing is left to do."""
 
 
 class Away:
@@ -75,15 +71,8 @@ class Away:
     peak: Optional[float]
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
-        context = multiprocessing.get_context('forkserver')
-        context.set_forkserver_preload(_modules())
         self.name = name
-        self.connection, other = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(other, name, setting, threads), daemon=True
-        )
-        self.process.start()
-        other.close()
+        self.process, self.connection = _start(_serve, name, setting, threads)
 
     def wait(self) -> None:
         """Until it is built and has made its first step."""
@@ -91,13 +80,14 @@ class Away:
 
     def step(self) -> float:
         """Seconds of one step."""
-        self.connection.send('step')
-        return self._answer()
+        return self._answer('step')
 
-    def _answer(self) -> Any:
+    def _answer(self, order: Optional[str] = None) -> Any:
         try:
+            if order:
+                self.connection.send(order)
             answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
             cause = ': memory ran out; choose fewer models, a smaller --batch or --size' * (
@@ -109,30 +99,67 @@ class Away:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; it does not matter what it is doing."""
         self.connection.close()
-        self.process.join(1)
         self.process.kill()
+        self.process.join()
+
+
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` in a process of its own."""
+    process, connection = _start(_call, function, *args)
+    try:
+        answer = connection.recv()
+    except (EOFError, OSError):
+        process.join()
+        raise UserError(f'the process of {args[0]} died, exit code {process.exitcode}.') from None
+    finally:
+        connection.close()
+        process.kill()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _start(function: Callable[..., None], *args: Any) -> tuple[Any, Connection]:
+    """Start ``function(connection, *args)``; the process and the other end of its connection."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['torch', 'paca_mm.analysis.speed.preload'])
+    connection, other = context.Pipe()
+    process = context.Process(target=function, args=(other, *args))
+    process.start()
+    other.close()
+    return process, connection
 
 
 def _serve(connection: Connection, name: str, setting: Setting, threads: int) -> None:
-    try:
+    with _reported(connection):
         here = Here(name, setting, threads)
         connection.send((here.facts, here.peak))
         while connection.recv():
             connection.send(here.step())
-    except (EOFError, KeyboardInterrupt):
+
+
+def _call(connection: Connection, function: Callable[..., Any], *args: Any) -> None:
+    with _reported(connection):
+        connection.send(function(*args))
+
+
+@contextmanager
+def _reported(connection: Connection) -> Iterator[None]:
+    """What goes wrong is sent; nothing is said when nobody listens any more."""
+    try:
+        yield
+    except (EOFError, OSError, KeyboardInterrupt):
         return
+    except UserError as e:
+        answer: Exception = e
     except Exception as e:
-        connection.send(e)
-
-
-def _modules() -> list[str]:
-    """What takes long to import and most contestants need: the server does it once for all."""
-    modules = ['torch', 'paca_mm.analysis.speed.contestants']
-    modules += filter(find_spec, ['timm'])
-    modules += ['paca_mm.models.decode_heads'] if find_spec('mmseg') else []
-    return modules
+        answer = RuntimeError(traceback.format_exc())
+        if isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError)) or 'allocate memory' in str(e):
+            answer = UserError('memory ran out: choose fewer models, a smaller --batch or --size.')
+    with suppress(OSError):
+        connection.send(answer)
 
 
 def _made(name: str, setting: Setting) -> tuple[Callable[[], Any], Facts]:
@@ -151,24 +178,23 @@ def _start_libraries() -> None:
     (y @ y.mT).softmax(-1).sum().backward()
 
 
-def _forget_peak() -> float:
+def _forget_peak() -> Optional[float]:
     """Start the record anew; bytes that are resident now, without those that were freed."""
     with suppress(OSError, AttributeError):  # glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    clear = Path('/proc/self/clear_refs')
-    if clear.exists():
-        clear.write_text('5')
-        return _status('VmRSS')
-    return _peak()
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        return None
+    return _status('VmRSS')
 
 
-def _peak() -> float:
-    if Path('/proc/self/status').exists():
-        return _status('VmHWM')
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+def _peak() -> Optional[float]:
+    return _status('VmHWM')
 
 
-def _status(key: str) -> float:
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+def _status(key: str) -> Optional[float]:
+    """Bytes of a line of Linux's /proc/self/status."""
+    file = Path('/proc/self/status')
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((float(x.split()[1]) * 1024 for x in lines if x.startswith(key)), None)

@@ -16,9 +16,9 @@ from torch import Tensor
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
+from ..layers.bypass import is_compiling
 from ..layers.clustering import assign, pool
 from ..layers.downsample import as_picture, as_tokens
-from ..layers.ffn import is_compiling
 
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 

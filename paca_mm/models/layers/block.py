@@ -8,8 +8,9 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
 from .attention import PaCaAttention
+from .bypass import is_bare, is_unwatched
 from .downsample import NORM_EPS
-from .ffn import ConvFFN, add_product, is_bare
+from .ffn import ConvFFN, add_product
 
 
 class PaCaBlock(nn.Module):
@@ -42,9 +43,9 @@ class PaCaBlock(nn.Module):
 
     def forward(self, x: Tensor, z: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
         """Patches (B, H, W, C) and an assignment (B, M, N) -> both, as they leave the block."""
-        if not torch.is_grad_enabled() and self._in_place(x):
+        if not torch.is_grad_enabled() and self._in_place(x):  # the same, with less memory
             out, z = self.attn.attend(self.norm1(x), z)
-            x = x + self.attn.proj.bias
+            x = (x + self.attn.proj.bias).contiguous()
             add_product(x, out, self.attn.proj.weight)
             self.mlp.add_to(x, self.norm2(x))
             return x, z
@@ -55,4 +56,7 @@ class PaCaBlock(nn.Module):
 
     def _in_place(self, x: Tensor) -> bool:
         """Whether the sums of the block may be formed in place where no gradient is wanted."""
-        return self.mlp.in_pieces(x) and is_bare(self.attn, self.attn.proj, self.mlp)
+        drops = self.drop_path.training and not isinstance(self.drop_path, nn.Identity)
+        called = is_bare(self.attn.proj) and is_unwatched(self.attn) and is_unwatched(self.mlp)
+        ours = type(self.attn) is PaCaAttention and type(self.mlp) is ConvFFN
+        return not drops and called and ours and self.mlp.in_pieces(x)

@@ -14,6 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bypass import is_unwatched
 from .downsample import as_picture, as_tokens
 
 
@@ -29,9 +30,15 @@ class ConvClustering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> scores (B, N, M)."""
         x = as_tokens(F.gelu(self.dwconv(as_picture(x))))
-        # A 1x1 convolution of tokens is a linear layer: the same product, without its set-up.
-        x = F.gelu(F.linear(x.flatten(1, 2), self.pwconv.weight.flatten(1), self.pwconv.bias))
-        return F.linear(x, self.to_clusters.weight.flatten(1))
+        x = F.gelu(_pointwise(self.pwconv, x))
+        return _pointwise(self.to_clusters, x).flatten(1, 2)
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens (B, H, W, C): a linear layer, the same without its set-up."""
+    if type(conv) is nn.Conv2d and is_unwatched(conv):
+        return F.linear(x, conv.weight.flatten(1), conv.bias)
+    return as_tokens(conv(as_picture(x)))
 
 
 class MlpClustering(nn.Module):

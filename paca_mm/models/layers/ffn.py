@@ -7,18 +7,19 @@ backward pass only the input is kept, and the pieces are made again. docs/perfor
 figures.
 """
 
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .bypass import is_bare, is_eager_on_cpu
 from .downsample import as_picture, as_tokens
 
-#: Bytes that a piece of the hidden map may take.
+#: Bytes that a piece of the hidden map takes, unless 64 channels of one picture are more.
 PIECE_BYTES = 8 * 2**20
 
 
@@ -33,17 +34,21 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if self.in_pieces(x) and len(_pieces(x, self.fc1.out_features)[1]) > 1:
-            return _Pieces.apply(x, *self._parameters_in_order())
+        # Half precision would add up the gradients of the parameters piece by piece, and round each.
+        precise = x.dtype in (torch.float32, torch.float64)
+        if precise and self.in_pieces(x) and len(_pieces(x, self.fc1.out_features)[1]) > 1:
+            return _Pieces.apply(x.contiguous(), *self._parameters_in_order())
         h = as_picture(self.fc1(x))
-        # x + dwconv(x), with the shortcut as a one in the middle of the kernel: the same sum, and
-        # one pass over the hidden map instead of two.
-        kernel = _with_shortcut(self.dwconv.weight)
-        h = F.conv2d(h, kernel, self.dwconv.bias, padding=1, groups=self.dwconv.groups)
+        if is_bare(self.dwconv):
+            h = _depthwise(h, _with_shortcut(self.dwconv.weight), self.dwconv.bias)
+        else:
+            h = h + self.dwconv(h)
         return self.fc2(F.gelu(as_tokens(h)))
 
     def add_to(self, out: Tensor, x: Tensor) -> None:
-        """``out += forward(x)`` in place, where :meth:`in_pieces` and no gradient is wanted."""
+        """``out += forward(x)`` in place (``out`` is contiguous), where :meth:`in_pieces` says so and
+        no gradient is wanted.
+        """
         out += self.fc2.bias
         _add_pieces(out, x, *self._parameters_in_order()[:-1])
 
@@ -52,53 +57,23 @@ class ConvFFN(nn.Module):
         return tuple(p for layer in layers for p in (layer.weight, layer.bias))
 
     def in_pieces(self, x: Tensor) -> bool:
-        """Whether to work piece by piece: eagerly and without autocast on a CPU, and only where
-        nobody is to see or to change what a layer does.
+        """Whether to work piece by piece.
 
         A GPU would only see more and smaller kernels, and torch.compile plans its memory by itself.
         """
         return is_eager_on_cpu(x) and is_bare(self.fc1, self.dwconv, self.fc2)
 
 
-def is_eager_on_cpu(x: Tensor) -> bool:
-    """Whether the tensor's kernels run one by one, now, on a CPU, in the tensor's own precision."""
-    watched = is_compiling() or torch.jit.is_tracing()
-    return x.device.type == 'cpu' and not watched and not _is_autocast()
-
-
-def is_bare(*modules: nn.Module) -> bool:
-    """Whether the modules are torch's or this package's own and calling one only runs its forward.
-
-    A hook, a replaced forward or a stand-in (LoRA, a quantised layer) must not be passed by.
-    """
-    return all(
-        type(m).__module__.startswith(_OWN)
-        and not (m._forward_hooks or m._forward_pre_hooks or 'forward' in m.__dict__)
-        for m in modules
-    )
-
-
-_OWN = ('torch.nn.modules.linear', 'torch.nn.modules.conv', 'paca_mm.models.layers')
-
-
-def _is_autocast() -> bool:
-    try:
-        return torch.is_autocast_enabled('cpu')
-    except TypeError:  # torch 2.3 and older
-        return torch.is_autocast_cpu_enabled()
-
-
-#: Whether torch.compile is looking; torch 2.1 has it elsewhere.
-is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)
-
-
 def add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """``out += x @ weight.T`` of tokens (..., C), in place."""
-    out.flatten(0, -2).addmm_(x.flatten(0, -2), weight.t())
+    """``out += x @ weight.T`` of tokens (..., C), in place; ``out`` is contiguous."""
+    out.view(-1, out.shape[-1]).addmm_(x.flatten(0, -2), weight.t())
 
 
 def _with_shortcut(kernel: Tensor) -> Tensor:
-    """The kernel of x + dwconv(x), (C, 1, 3, 3): a one is added in the middle."""
+    """The kernel of x + dwconv(x), (C, 1, 3, 3): a one is added in the middle.
+
+    The same sum, and one pass over the hidden map instead of two.
+    """
     return kernel + F.pad(kernel.new_ones(1, 1, 1, 1), (1, 1, 1, 1))
 
 
@@ -133,8 +108,8 @@ def _hidden(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
 
 
 def _depthwise(h: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """(B, c, H, W) -> (B, H, W, c)."""
-    return as_tokens(F.conv2d(h, kernel, bias, padding=1, groups=len(kernel)))
+    """(B, c, H, W) -> the same."""
+    return F.conv2d(h, kernel, bias, padding=1, groups=len(kernel))
 
 
 def _add_pieces(
@@ -146,7 +121,7 @@ def _add_pieces(
     for sum_, some in zip(out.split(pictures), x.split(pictures), strict=True):
         for part in parts:
             h = _depthwise(_hidden(some, w1[part], b1[part]), kernel[part], bias[part])
-            add_product(sum_, torch.ops.aten.gelu_(h), w2[:, part])
+            add_product(sum_, torch.ops.aten.gelu_(as_tokens(h)), w2[:, part])
 
 
 class _Pieces(torch.autograd.Function):
@@ -160,31 +135,49 @@ class _Pieces(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, w1, b1, kernel, bias, w2, _ = ctx.saved_tensors
-        kernel = _with_shortcut(kernel)
-        grad = grad.contiguous()
-        of_x, of_w1, of_b1, of_kernel, of_bias, of_w2 = (
-            torch.zeros_like(t) for t in (x, w1, b1, kernel, bias, w2)
-        )
-        pictures, parts = _pieces(x, len(w1))
-        pieces = (t.split(pictures) for t in (x, grad, of_x))
-        for some, above, below in zip(*pieces, strict=True):
-            for part in parts:
-                h = _hidden(some, w1[part], b1[part])
-                p = _depthwise(h, kernel[part], bias[part])
-                of_w2[:, part].addmm_(above.flatten(0, 2).t(), F.gelu(p).flatten(0, 2))
-                of_p = above @ w2[:, part]
-                torch.ops.aten.gelu_backward.grad_input(of_p, p, grad_input=of_p)
-                of_h, k, b = torch.ops.aten.convolution_backward(
-                    as_picture(of_p), h, kernel[part], [h.shape[1]],
-                    (1, 1), (1, 1), (1, 1), False, (0, 0), h.shape[1], (True, True, True),
-                )  # fmt: skip
-                of_kernel[part] += k
-                of_bias[part] += b
-                of_h = as_tokens(of_h).flatten(0, 2)
-                of_w1[part].addmm_(of_h.t(), some.flatten(0, 2))
-                of_b1[part] += of_h.sum(0)
-                below.flatten(0, 2).addmm_(of_h, w1[part])
-        return of_x, of_w1, of_b1, of_kernel, of_bias, of_w2, grad.sum((0, 1, 2))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        if torch.is_grad_enabled():  # somebody wants to differentiate the gradients
+            return _gradients_of_the_whole(ctx.saved_tensors, ctx.needs_input_grad, grad)
+        with torch.autocast('cpu', enabled=False):
+            return _gradients(ctx.saved_tensors, grad.contiguous())
+
+
+def _gradients(saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+    """Of x and of the parameters, in their order, from that of the result."""
+    x, w1, b1, kernel, bias, w2, _ = saved
+    kernel = _with_shortcut(kernel)
+    found = of_x, of_w1, of_b1, of_kernel, of_bias, of_w2 = tuple(
+        torch.zeros_like(t) for t in (x, w1, b1, kernel, bias, w2)
+    )
+    pictures, parts = _pieces(x, len(w1))
+    pieces = (t.split(pictures) for t in (x, grad, of_x))
+    for some, above, below in zip(*pieces, strict=True):
+        for part in parts:
+            h = _hidden(some, w1[part], b1[part])
+            p = as_tokens(_depthwise(h, kernel[part], bias[part]))
+            of_w2[:, part].addmm_(above.flatten(0, 2).t(), F.gelu(p).flatten(0, 2))
+            of_p = above @ w2[:, part]
+            torch.ops.aten.gelu_backward.grad_input(of_p, p, grad_input=of_p)
+            of_h, k, b = torch.ops.aten.convolution_backward(
+                as_picture(of_p), h, kernel[part], [h.shape[1]],
+                (1, 1), (1, 1), (1, 1), False, (0, 0), h.shape[1], (True, True, True),
+            )  # fmt: skip
+            of_kernel[part] += k
+            of_bias[part] += b
+            of_h = as_tokens(of_h).flatten(0, 2)
+            of_w1[part].addmm_(of_h.t(), some.flatten(0, 2))
+            of_b1[part] += of_h.sum(0)
+            below.view(-1, below.shape[-1]).addmm_(of_h, w1[part])
+    return (*found, grad.sum((0, 1, 2)))
+
+
+def _gradients_of_the_whole(
+    saved: Sequence[Tensor], wanted: Sequence[bool], grad: Tensor
+) -> tuple[Optional[Tensor], ...]:
+    """The same, through a graph of their own."""
+    x, w1, b1, kernel, bias, w2, b2 = saved
+    h = _depthwise(as_picture(F.linear(x, w1, b1)), _with_shortcut(kernel), bias)
+    out = F.linear(F.gelu(as_tokens(h)), w2, b2)
+    inputs = [t for t, needed in zip(saved, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)
