@@ -71,8 +71,9 @@ def test_a_goal_says_what_was_reached(median, less, verdict):
     assert goals.Goal('', Spread(median, median, median), floor, aim, less).verdict == verdict
 
 
-def test_a_run_ends_when_its_time_is_up():
+def test_a_run_ends_when_its_time_is_up(capfd):
     found = race(['paca_tiny'], SMALL, rounds=50, limit_s=0.1)
+    assert not capfd.readouterr().err
     assert len(found.seconds['paca_tiny']) == 3
 
 
@@ -101,10 +102,12 @@ def test_a_step_of_a_classifier_or_a_head(name, mode):
 
 
 @pytest.mark.parametrize('mode', ['infer', 'train'])
-def test_the_profile_adds_up(mode, capsys):
+def test_the_profile_adds_up(mode, capfd):
     words = ['--profile', '--mode', mode, '--size', '64', '--batch', '2', '--rounds', '2']
     assert run('benchmark', 'paca_tiny', *words) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capfd.readouterr()
+    assert 'Traceback' not in err
+    lines = out.splitlines()
     figures = {line[:24].strip(): line[24:].split() for line in lines[2:] if line[:1].isalpha()}
     ms = [
         float(figures[kind][0]) for kind in figures if kind not in ('total', lines[-1][:24].strip())

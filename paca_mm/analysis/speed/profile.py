@@ -1,5 +1,6 @@
 """Where the time of a step goes, by kind of operation."""
 
+import os
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -18,6 +19,7 @@ _SUMS = {'add', 'add_', 'sum', 'copy_', 'fill_', 'mul', 'mul_', 'div', 'cat', 'c
 def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
     """:func:`profile_here` in a process of its own."""
     need(setting.device)
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler talks about itself
     return alone(profile_here, name, setting, rounds, threads)
 
 

@@ -132,6 +132,8 @@ def race(
                 seconds.setdefault(called, []).append(runner.step())
     finally:
         for runner in runners.values():
+            runner.hang_up()
+        for runner in runners.values():
             runner.close()
     rates = {}
     for called in runners.keys() - facts.keys():

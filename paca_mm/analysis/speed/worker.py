@@ -98,11 +98,15 @@ class Away:
             raise answer
         return answer
 
-    def close(self) -> None:
-        """End the process; it does not matter what it is doing."""
+    def hang_up(self) -> None:
+        """Tell the process that nothing more will come, on which it ends."""
         self.connection.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self.hang_up()
+        self.process.join(3)
         self.process.kill()
-        self.process.join()
 
 
 def alone(function: Callable[..., Any], *args: Any) -> Any:
@@ -115,6 +119,7 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         raise UserError(f'the process of {args[0]} died, exit code {process.exitcode}.') from None
     finally:
         connection.close()
+        process.join(3)
         process.kill()
     if isinstance(answer, BaseException):
         raise answer
@@ -150,6 +155,7 @@ def _reported(connection: Connection) -> Iterator[None]:
     """What goes wrong is sent; nothing is said when nobody listens any more."""
     try:
         yield
+        return
     except (EOFError, OSError, KeyboardInterrupt):
         return
     except UserError as e:
