@@ -285,17 +285,19 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
         axes.errorbar(x, y, xerr=bars, fmt='none', ecolor=colour, elinewidth=4, alpha=0.25)
         axes.plot(x, y, '-', color=colour, lw=1, alpha=0.6)
         axes.scatter(x, y, [r.params_m * 2 for r in members], color=colour, label=family, zorder=3)
-        above = i % 2 == 0
+        above = 1 if i % 2 == 0 else -1
         for r in members:
             label = r.name[len(family) + 1 :]
+            distance = 4 + (r.params_m / 2) ** 0.5
             axes.annotate(
-                label, (r.ms, r.accuracy), (0, 9 if above else -9), textcoords='offset points',
-                fontsize=9, color=colour, ha='center', va='bottom' if above else 'top',
+                label, (r.ms, r.accuracy), (0, above * distance), textcoords='offset points',
+                fontsize=9, color=colour, ha='center', va='bottom' if above > 0 else 'top',
             )  # fmt: skip
-    axes.legend(frameon=False, loc='lower right', markerscale=0.8)
+    figure.legend(frameon=False, loc='outside right upper', markerscale=0.8, fontsize=9)
     axes.set(xlabel='milliseconds (bar: 10th to 90th percentile; area: parameters)',
              ylabel='ImageNet top-1, %', xlim=(0, None))  # fmt: skip
-    axes.margins(y=0.15)
+    scores = [r.accuracy for r in rows if r.accuracy]
+    axes.set_ylim(min(scores) - 1, max(scores) + 0.7)  # a tenth of a point is not to look large
     return _store(figure, file)
 
 
