@@ -56,7 +56,8 @@ class PaCaBlock(nn.Module):
 
     def _in_place(self, x: Tensor) -> bool:
         """Whether the sums of the block may be formed in place where no gradient is wanted."""
+        if type(self.mlp) is not ConvFFN or not self.mlp.in_pieces(x):
+            return False
         drops = self.drop_path.training and not isinstance(self.drop_path, nn.Identity)
         called = is_bare(self.attn.proj) and is_unwatched(self.attn) and is_unwatched(self.mlp)
-        ours = type(self.attn) is PaCaAttention and type(self.mlp) is ConvFFN
-        return not drops and called and ours and self.mlp.in_pieces(x)
+        return not drops and called and type(self.attn) is PaCaAttention

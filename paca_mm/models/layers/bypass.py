@@ -7,6 +7,8 @@ from torch import Tensor
 #: Whether torch.compile is looking; torch 2.1 has it elsewhere.
 is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)
 
+_COMPILES_DICTS = hasattr(torch.compiler, 'is_compiling')
+
 _GLOBAL_HOOKS = [
     getattr(nn.modules.module, f'_global_{kind}_hooks')
     for kind in ('forward', 'forward_pre', 'backward', 'backward_pre')
@@ -36,7 +38,9 @@ def is_unwatched(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-    return not (hooks or 'forward' in module.__dict__)
+    # torch.compile of torch 2.1 cannot look into __dict__: it does not see a replaced forward.
+    replaced = (_COMPILES_DICTS or not is_compiling()) and 'forward' in module.__dict__
+    return not (hooks or replaced)
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
