@@ -50,7 +50,7 @@ def results(model: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     outs = model(x)
     outs = [outs] if isinstance(outs, Tensor) else [o for o in outs if o is not None]
-    weights = [torch.randn_like(o) for o in outs]
+    weights = [torch.randn(o.shape).to(o) for o in outs]  # the same in every dtype
     wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
     loss = sum((o * w).sum() for o, w in zip(outs, weights, strict=True))
     return [*outs, *torch.autograd.grad(loss, wanted, allow_unused=True)]

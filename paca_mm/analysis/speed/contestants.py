@@ -305,7 +305,7 @@ def _classify(
     labels = torch.randint(1000, (setting.batch,), device=setting.device)
 
     def infer() -> Any:
-        with torch.inference_mode():
+        with torch.no_grad():
             return call(x)
 
     def train() -> None:
@@ -352,7 +352,7 @@ def _segment_maps(
         maps.append(x.requires_grad_(setting.mode == 'train'))
 
     def infer() -> Any:
-        with torch.inference_mode():
+        with torch.no_grad():
             return call(maps)
 
     def train() -> None:
