@@ -18,12 +18,20 @@ from paca_mm.errors import UserError
 
 DEFAULT = ('paca_small', 'paca_small+plain', 'swin_s', 'pvtv2_b3', 'convnext_s')
 
+#: What an option has no use for.
+IGNORED = {
+    'quick': ['models', 'mode', 'size', 'batch', 'dtype', 'device', 'baseline', 'out', 'profile'],
+    'profile': ['baseline', 'out'],
+}
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('models', nargs='*', help='names; --list says which, and the variants')
+    parser.add_argument(
+        'models', nargs='*', default=[], help='names; --list says which, and the variants'
+    )
     parser.add_argument('--list', action='store_true', help='list models and variants')
     parser.add_argument('--quick', action='store_true', help='measure the goals, on the CPU')
     parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
@@ -42,15 +50,8 @@ def parse_args(argv=None):
     for name in ('batch', 'threads', 'rounds'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f'--{name} {getattr(args, name)} must be 1 or more.')
-    for option, ignored in (
-        (
-            'quick',
-            ('models', 'mode', 'size', 'batch', 'dtype', 'device', 'baseline', 'out', 'profile'),
-        ),
-        ('profile', ('baseline', 'out')),
-    ):
+    for option, ignored in IGNORED.items():
         given = [n for n in ignored if getattr(args, n) != parser.get_default(n)]
-        given = [n for n in given if n != 'models' or args.models]
         if getattr(args, option) and given:
             raise UserError(f'--{option} has no use for {given[0]}: leave it out.')
     return args

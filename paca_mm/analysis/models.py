@@ -26,14 +26,7 @@ def forward(model: nn.Module, task: str, height: int, width: int) -> Any:
         return model(picture, mode='tensor')
     from mmdet.structures import DetDataSample
 
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=(height, width),
-            ori_shape=(height, width),
-            batch_input_shape=(height, width),
-            scale_factor=(1.0, 1.0),
-        )
-    )
+    sample = DetDataSample(metainfo=_meta(height, width))
     return model(picture, [sample], mode='tensor')
 
 
@@ -43,15 +36,14 @@ def annotations(model: nn.Module, batch: int, height: int, width: int) -> list:
     A detector's sample has ten boxes with masks, a segmentor's a map of random classes, a
     classifier's a label.
     """
-    shape = (height, width)
-    meta = dict(
-        img_shape=shape,
-        ori_shape=shape,
-        pad_shape=shape,
-        batch_input_shape=shape,
-        scale_factor=(1.0, 1.0),
-    )
-    return [_annotation(model, meta, *shape) for _ in range(batch)]
+    meta = _meta(height, width)
+    return [_annotation(model, meta, height, width) for _ in range(batch)]
+
+
+def _meta(height: int, width: int) -> dict:
+    """What a pipeline writes about a picture that nothing was done to."""
+    shapes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    return {**dict.fromkeys(shapes, (height, width)), 'scale_factor': (1.0, 1.0)}
 
 
 def _annotation(model: Any, meta: dict, height: int, width: int) -> Any:

@@ -152,8 +152,7 @@ def _check_labels(
     cfg: Config, dataset: dict, place: str, classes: Optional[tuple[str, ...]]
 ) -> None:
     """The masks against the classes; tells ``paca_mm.CheckLabels`` how many there are."""
-    heads = [n['num_classes'] for n in walk(cfg.get('model') or {}) if n.get('num_classes')]
-    num_classes = len(classes) if classes else max(heads, default=0)
+    num_classes = len(classes) if classes else max(_heads(cfg), default=0)
     steps = list(dataset.get('pipeline') or [])
     loads = any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps)
     if not num_classes or not loads:
@@ -166,12 +165,10 @@ def _check_labels(
     except ImportError:
         return  # building the model says what is missing
 
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(dataset['type'])
-    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
+    if not _is_dataset(dataset, BaseSegDataset):
         return
     try:
-        made = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+        made = _made_lazily(dataset)
     except ValueError as e:
         if 'METAINFO' not in str(e):
             raise
@@ -241,12 +238,10 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
     except ImportError:
         return  # building the model says what is missing
 
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(dataset['type'])
-    if not (isinstance(cls, type) and issubclass(cls, CustomDataset)):
+    if not _is_dataset(dataset, CustomDataset):
         return  # a road of the user's own, from files to classes
     try:
-        made = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+        made = _made_lazily(dataset)
     except AssertionError as e:  # split='vall', say
         raise UserError(f'{place} is no dataset as it stands: {e}') from e
     folder = made.img_prefix
@@ -307,6 +302,17 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
                 "folder's place in the alphabet, so the numbers would not mean the same.\n"
                 '  to mend it: the same folders in both (one may be empty).'
             )
+
+
+def _is_dataset(dataset: dict, base: type) -> bool:
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        cls = registry.get(dataset['type'])
+    return isinstance(cls, type) and issubclass(cls, base)
+
+
+def _made_lazily(dataset: dict) -> Any:
+    """The dataset as its host makes it, without reading its files."""
+    return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
 def _class_folders(folder: str) -> list[str]:

@@ -9,6 +9,8 @@ import torch
 
 from paca_mm.errors import UserError
 
+from .contestants import DTYPES
+
 #: The name of a large matrix product among contestants: what the machine can do at best.
 MATMUL = 'matmul'
 
@@ -60,8 +62,6 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 def matmul(device: torch.device, dtype: str) -> tuple[Callable[[], object], int]:
     """A large matrix product and its multiply-accumulates."""
-    from .contestants import DTYPES  # which wants the rest of the package
-
     side = 2048 if device.type == 'cpu' else 8192
     a, b = (torch.randn(side, side, device=device, dtype=DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
+from paca_mm.models.backbones.archs import resolve_arch
 from paca_mm.models.layers import PaCaBlock
 from paca_mm.zoo import ROWS
 
@@ -164,7 +165,8 @@ def make(name: str, setting: Setting) -> Contestant:
     for dtype in DTYPES:
         if dtype in variants:
             setting = replace(setting, dtype=dtype)
-    ours = base == 'head' or base.removeprefix('paca_') in ROWS
+    row = _row_of(base)
+    ours = base == 'head' or row is not None
     only_ours = [v for v in variants if v in ('plain', 'blocks', 'cp', 'stages123')]
     if only_ours and not ours:
         raise UserError(f'{name!r}: {only_ours[0]!r} is a variant of our rows and of head only.')
@@ -175,8 +177,8 @@ def make(name: str, setting: Setting) -> Contestant:
 
     torch.manual_seed(0)
     step: Callable[..., Callable[[], Any]]
-    if base.removeprefix('paca_') in ROWS and base.startswith('paca_'):
-        model, step = _row(base.removeprefix('paca_'), variants), _classify
+    if row:
+        model, step = _row(row, variants), _classify
     elif base == 'head':
         model, step = _head(variants), _segment_maps
     elif base.endswith('.py') or '/' in base and base.split('/')[0] in HOSTS:
@@ -214,6 +216,12 @@ class _Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x)[-1].mean((2, 3)))
+
+
+def _row_of(name: str) -> Optional[str]:
+    """``'paca_small'`` -> ``'small'``; None for what is no published row."""
+    row = name.removeprefix('paca_')
+    return row if row != name and row in ROWS else None
 
 
 def _row(row: str, variants: Sequence[str]) -> nn.Module:
@@ -295,13 +303,15 @@ def _prepare(
     return torch.compile(model, dynamic=False) if compiled else model, dtype, context
 
 
+def _laid_out(x: Tensor, channels_last: bool) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
 def _classify(
     model: nn.Module, setting: Setting, channels_last: bool, compiled: bool
 ) -> Callable[[], Any]:
     call, dtype, context = _prepare(model, setting, compiled)
-    x = setting.pictures().to(dtype)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = _laid_out(setting.pictures().to(dtype), channels_last)
     labels = torch.randint(1000, (setting.batch,), device=setting.device)
 
     def infer() -> Any:
@@ -347,9 +357,7 @@ def _segment_maps(
     for i, channels in enumerate(head.in_channels):
         size = [-(-side // (4 * 2**i)) for side in (setting.height, setting.width)]
         x = torch.randn(setting.batch, channels, *size, device=setting.device, dtype=dtype)
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        maps.append(x.requires_grad_(setting.mode == 'train'))
+        maps.append(_laid_out(x, channels_last).requires_grad_(setting.mode == 'train'))
 
     def infer() -> Any:
         with torch.no_grad():
@@ -380,9 +388,9 @@ def _whole(name: str) -> nn.Module:
         _need('mmseg', name)
     cfg = load_config(str(assets_root() / 'configs' / HOSTS[host]))
     cfg.model.backbone.pop('init_cfg', None)
-    if backbone.removeprefix('paca_') in ROWS and backbone.startswith('paca_'):
-        cfg.model.backbone.update(ROWS[backbone.removeprefix('paca_')].backbone)
-        widths = list(PaCaViT(**ROWS[backbone.removeprefix('paca_')].backbone).embed_dims)
+    if row := _row_of(backbone):
+        cfg.model.backbone.update(ROWS[row].backbone)
+        widths = list(resolve_arch(cfg.model.backbone.get('arch', 'small'))['embed_dims'])
     elif backbone in BACKBONES:
         cfg.model.backbone, widths = BACKBONES[backbone]
     else:
@@ -414,9 +422,7 @@ def _host_step(
 
     # mmcv's ops, non-maximum suppression say, take nothing but fp32.
     call, dtype, context = _prepare(model, setting, compiled, cast=False)
-    x = setting.pictures().to(dtype)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = _laid_out(setting.pictures().to(dtype), channels_last)
     samples = annotations(model, setting.batch, setting.height, setting.width)
     samples = [sample.to(setting.device) for sample in samples]
 

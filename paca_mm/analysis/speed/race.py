@@ -118,10 +118,9 @@ def race(
         facts = {called: runner.facts for called, runner in runners.items()}
         peaks = {called: runner.peak for called, runner in runners.items()}
         for dtype in dict.fromkeys(f.setting.dtype for f in facts.values()):
-            machine = runners[f'{MATMUL} {dtype}'] = Away(
-                MATMUL, replace(setting, dtype=dtype), threads
-            )
-            machine.wait()
+            called = f'{MATMUL} {dtype}'
+            runners[called] = Away(MATMUL, replace(setting, dtype=dtype), threads)
+            runners[called].wait()
         ready = time.monotonic()
         for i in range(rounds):
             now = time.monotonic()
@@ -137,9 +136,10 @@ def race(
             runner.close()
     rates = {}
     for called in runners.keys() - facts.keys():
-        macs = runners[called].facts.macs
-        assert macs is not None
-        rates[called.split()[1]] = macs / Spread.of(seconds.pop(called)).median
+        machine = runners[called].facts
+        assert machine.macs is not None
+        median = Spread.of(seconds.pop(called)).median
+        rates[machine.setting.dtype] = machine.macs / median
     return Race(facts, seconds, peaks, rates)
 
 

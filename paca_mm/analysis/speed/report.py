@@ -304,7 +304,6 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
 def _store(figure: Any, file: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
     plt.close(figure)
     return file

@@ -83,20 +83,7 @@ class Away:
         return self._answer('step')
 
     def _answer(self, order: Optional[str] = None) -> Any:
-        try:
-            if order:
-                self.connection.send(order)
-            answer = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode
-            cause = ': memory ran out; choose fewer models, a smaller --batch or --size' * (
-                code == -9
-            )
-            raise UserError(f'the process of {self.name} died, exit code {code}{cause}.') from None
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return _answer(self.name, self.process, self.connection, order)
 
     def hang_up(self) -> None:
         """Tell the process that nothing more will come, on which it ends."""
@@ -113,14 +100,24 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)`` in a process of its own."""
     process, connection = _start(_call, function, *args)
     try:
-        answer = connection.recv()
-    except (EOFError, OSError):
-        process.join()
-        raise UserError(f'the process of {args[0]} died, exit code {process.exitcode}.') from None
+        return _answer(str(args[0]), process, connection)
     finally:
         connection.close()
         process.join(3)
         process.kill()
+
+
+def _answer(name: str, process: Any, connection: Connection, order: Optional[str] = None) -> Any:
+    """What a process sends, upon an order if there is one; what it reports as an error is raised."""
+    try:
+        if order:
+            connection.send(order)
+        answer = connection.recv()
+    except (EOFError, OSError):
+        process.join()
+        code = process.exitcode
+        cause = ': memory ran out; choose fewer models, a smaller --batch or --size' * (code == -9)
+        raise UserError(f'the process of {name} died, exit code {code}{cause}.') from None
     if isinstance(answer, BaseException):
         raise answer
     return answer
