@@ -30,7 +30,7 @@ help: ## this list
 setup: ## make the environment, or see that it is ready
 	@$(BASE_PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
 
-doctor: setup ## check the environment and say how to mend it
+doctor: setup ## check the environment and say how to fix it
 	@$(BIN)/python tools/doctor.py
 
 demo: setup ## train, test and draw a small model on the embedded dataset

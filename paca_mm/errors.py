@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     The message names what was found, what was expected and the cure. The command lines in
     ``tools/`` print it without a traceback and exit with code 2. It is built from the message

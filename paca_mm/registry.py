@@ -5,7 +5,7 @@ mmengine imports this module by itself when a type starts with ``paca_mm.``, so 
 """
 
 import importlib
-from typing import Any, Optional
+from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
@@ -13,7 +13,7 @@ from mmengine.registry import Registry
 #: Names whose module needs a host package that others may live without: module, package, how to get it.
 _ON_DEMAND = {
     'PaCaHead': (
-        'paca_mm.models.decode_heads',
+        'paca_mm.models.paca.head',
         'mmseg',
         'pip install onedl-mmsegmentation (or mmsegmentation, beside classic OpenMMLab)',
     ),
@@ -23,7 +23,7 @@ _ON_DEMAND = {
 class _ModelRegistry(Registry):
     """A registry that imports a host package only when a model that needs it is asked for."""
 
-    def get(self, key: str) -> Optional[Any]:
+    def get(self, key: str) -> Any | None:
         """Look a model up; ImportError with the cure if the package it needs is missing."""
         name = key.rpartition('.')[2]
         if name in _ON_DEMAND and name not in self.module_dict:
@@ -39,7 +39,7 @@ class _ModelRegistry(Registry):
         return super().get(key)
 
 
-def _child(name: str, cls: type[Registry] = Registry, locations: Optional[list[str]] = None):
+def _child(name: str, cls: type[Registry] = Registry, locations: list[str] | None = None):
     parent = getattr(mmengine_registry, name)
     return cls(parent.name, parent=parent, scope='paca_mm', locations=locations or [])
 

@@ -13,7 +13,7 @@ timm (1.0 or newer) is an extra, ``pip install paca_mm[timm]``; nothing else in 
 """
 
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -38,7 +38,7 @@ class PaCaViTClassifier(nn.Module):
 
     Args:
         num_classes: 0 for no classifier.
-        in_chans: Channels of the picture.
+        in_chans: Channels of the image.
         global_pool: ``'avg'``, ``'max'``, ..., or ``''`` for none.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth.
@@ -79,7 +79,7 @@ class PaCaViTClassifier(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: Optional[Union[int, list[int]]] = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
@@ -95,7 +95,7 @@ class PaCaViTClassifier(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: Union[int, list[int]] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
@@ -108,7 +108,7 @@ class PaCaViTClassifier(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Another number of classes, freshly initialised."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
@@ -153,7 +153,7 @@ def _to_ours(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _cfg(url: Optional[str]) -> dict[str, Any]:
+def _cfg(url: str | None) -> dict[str, Any]:
     return dict(
         url=url or '',
         num_classes=1000,

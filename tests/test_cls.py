@@ -7,12 +7,13 @@ import sys
 import types
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rows import ROWS
+
+from helpers import golden
+from helpers.rows import ROWS
 
 mmpretrain = pytest.importorskip('mmpretrain')
 
@@ -36,9 +37,9 @@ from paca_mm.engine.checks import check_config  # noqa: E402
 from paca_mm.engine.config import configs, load_config  # noqa: E402
 from paca_mm.engine.distributed import prepare_cpu  # noqa: E402
 from paca_mm.engine.launch import _data_faults_named  # noqa: E402
-from paca_mm.engine.paths import assets_root  # noqa: E402
 from paca_mm.engine.predict import Predictor  # noqa: E402
 from paca_mm.errors import UserError  # noqa: E402
+from paca_mm.paths import assets_root  # noqa: E402
 
 CONFIGS = [path for path in configs() if path.parent.name == 'cls']
 IN1K = {row: f'configs/cls/paca_{row}_in1k.py' for row in ROWS}
@@ -66,7 +67,8 @@ def official():
 
 def _by_load_whole(model, state, tmp_path):
     report = load_whole(model, dict(state), 'official.pth', strict=True)
-    assert not report.unexpected and not report.reset
+    assert not report.unexpected
+    assert not report.reset
 
 
 def _by_load_state_dict(model, state, tmp_path):
@@ -92,7 +94,7 @@ def test_golden_logits_by_every_road(load, official, tmp_path):
     model = build(IN1K['tiny']).eval()
     load(model, state, tmp_path)
     with torch.no_grad():
-        answer = model(golden.picture(batch, height, width))
+        answer = model(golden.image(batch, height, width))
     torch.testing.assert_close(answer, logits, rtol=1e-4, atol=1e-5)
 
 
@@ -116,19 +118,19 @@ SIZES = [(300, 400), (401, 333), (248, 248), (224, 224), (97, 613), (640, 249), 
 
 def _by_pillow(path):
     """timm's evaluation in its own terms: Pillow, sizes rounded as torchvision rounds them."""
-    picture = Image.open(path).convert('RGB')
-    width, height = picture.size
+    image = Image.open(path).convert('RGB')
+    width, height = image.size
     side = math.floor(224 / 0.9)
     short = min(width, height)
     size = tuple(
         side if length == short else int(side * length / short) for length in (width, height)
     )
-    picture = picture.resize(size, Image.BICUBIC)
-    left, top = (int(round((length - 224) / 2.0)) for length in size)
-    picture = picture.crop((left, top, left + 224, top + 224))
-    x = np.asarray(picture, np.float64) / 255
+    image = image.resize(size, Image.BICUBIC)
+    left, top = (round((length - 224) / 2.0) for length in size)
+    image = image.crop((left, top, left + 224, top + 224))
+    x = np.asarray(image, np.float64) / 255
     x = (x - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-    return np.asarray(picture), x.transpose(2, 0, 1)
+    return np.asarray(image), x.transpose(2, 0, 1)
 
 
 def _by_config(path):
@@ -140,7 +142,7 @@ def _by_config(path):
     return results['inputs'], preprocessor(default_collate([results]))['inputs'][0]
 
 
-def _picture(height, width, seed=0):
+def _image(height, width, seed=0):
     """Smooth gradients with noise on top: both what resizing keeps and what it loses."""
     rng = np.random.RandomState(seed)
     y, x = np.mgrid[:height, :width]
@@ -157,14 +159,14 @@ def _assert_preprocessed_alike(path):
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_preprocessing_is_the_official_one(size, tmp_path):
-    Image.fromarray(_picture(*size)).save(tmp_path / 'a.png')
+    Image.fromarray(_image(*size)).save(tmp_path / 'a.png')
     _assert_preprocessed_alike(tmp_path / 'a.png')
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK'])
-def test_pictures_that_are_not_rgb(mode, tmp_path):
+def test_images_that_are_not_rgb(mode, tmp_path):
     path = tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png')
-    Image.fromarray(_picture(301, 257)).convert(mode).save(path)
+    Image.fromarray(_image(301, 257)).convert(mode).save(path)
     _assert_preprocessed_alike(path)
 
 
@@ -172,7 +174,7 @@ def test_jpeg_and_its_orientation(tmp_path):
     """Pillow's decoder, and no turning by EXIF: timm does not turn either."""
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn me by 90 degrees"
-    Image.fromarray(_picture(301, 257)).save(tmp_path / 'a.jpg', quality=80, exif=exif)
+    Image.fromarray(_image(301, 257)).save(tmp_path / 'a.jpg', quality=80, exif=exif)
     _assert_preprocessed_alike(tmp_path / 'a.jpg')
 
 
@@ -242,9 +244,9 @@ def _one_step(cfg, side=64):
     model = MODELS.build(cfg.model)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     labels = [DataSample().set_gt_label(i) for i in range(2)]
-    pictures = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
     before = model.head.fc.weight.detach().clone()
-    losses = model.train_step(dict(inputs=pictures, data_samples=labels), optim_wrapper)
+    losses = model.train_step(dict(inputs=images, data_samples=labels), optim_wrapper)
     assert torch.isfinite(losses['loss'])
     assert not torch.equal(model.head.fc.weight, before)
 
@@ -272,12 +274,12 @@ def test_there_is_a_config_for_every_row():
 # ---- data that is wrong
 
 
-def _folders(root, classes, pictures=1):
+def _folders(root, classes, images=1):
     for split in ('train', 'val'):
         for name in classes:
             (root / split / name).mkdir(parents=True)
-            for i in range(pictures):
-                Image.fromarray(_picture(8, 8, i)).save(root / split / name / f'{i}.png')
+            for i in range(images):
+                Image.fromarray(_image(8, 8, i)).save(root / split / name / f'{i}.png')
 
 
 def _user_config(root, num_classes, **options):
@@ -294,8 +296,8 @@ def _user_config(root, num_classes, **options):
 
 
 def test_fine_tuning_on_ones_own_folders(tmp_path, official):
-    """The config to copy, from the official file to a checkpoint, on a handful of pictures."""
-    _folders(tmp_path / 'data', ['ant', 'bee'], pictures=2)
+    """The config to copy, from the official file to a checkpoint, on a handful of images."""
+    _folders(tmp_path / 'data', ['ant', 'bee'], images=2)
     torch.save(official[0], tmp_path / 'official.pth')
     options = {
         'data_root': 'unused',
@@ -330,8 +332,8 @@ def test_a_missing_imagenet_is_found_before_training(tmp_path):
 
 def test_a_flat_folder_is_recognised(tmp_path):
     (tmp_path / 'train').mkdir()
-    Image.fromarray(_picture(8, 8)).save(tmp_path / 'train' / 'a.png')
-    with pytest.raises(UserError, match='no class folders, but 1 pictures lie in it directly'):
+    Image.fromarray(_image(8, 8)).save(tmp_path / 'train' / 'a.png')
+    with pytest.raises(UserError, match='no class folders, but 1 images lie in it directly'):
         check_config(_user_config(tmp_path, 2), ['train'])
 
 
@@ -339,7 +341,7 @@ def test_a_flat_folder_with_imagenets_own_list_is_fine(tmp_path):
     """What OpenMMLab's scripts prepare: val/ flat, and meta/val.txt with the labels."""
     (tmp_path / 'val').mkdir()
     (tmp_path / 'meta').mkdir()
-    Image.fromarray(_picture(8, 8)).save(tmp_path / 'val' / 'a.png')
+    Image.fromarray(_image(8, 8)).save(tmp_path / 'val' / 'a.png')
     (tmp_path / 'meta' / 'val.txt').write_text('a.png 3\n')
     cfg = load_config(IN1K['tiny'], options={'val_dataloader.dataset.data_root': f'{tmp_path}/'})
     check_config(cfg, ['val'])
@@ -353,16 +355,16 @@ def test_the_class_count_must_be_the_heads(tmp_path):
     check_config(_user_config(tmp_path, 3), ['train'])
 
 
-def test_a_picture_without_bytes_is_named(tmp_path):
-    _folders(tmp_path, ['ant', 'bee'], pictures=2)
+def test_a_image_without_bytes_is_named(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'], images=2)
     (tmp_path / 'train' / 'bee' / '1.png').write_bytes(b'')
     with pytest.raises(UserError, match=r'bee/1\.png is empty'):
         check_config(_user_config(tmp_path, 2), ['train'])
 
 
-def test_class_folders_without_pictures(tmp_path):
-    _folders(tmp_path, ['ant', 'bee'], pictures=0)
-    with pytest.raises(UserError, match=r'train_dataloader has no pictures: none in the class'):
+def test_class_folders_without_images(tmp_path):
+    _folders(tmp_path, ['ant', 'bee'], images=0)
+    with pytest.raises(UserError, match=r'train_dataloader has no images: none in the class'):
         check_config(_user_config(tmp_path, 2), ['train'])
 
 
@@ -386,12 +388,12 @@ def test_folders_of_ones_own_are_not_imagenet(tmp_path):
         check_config(load_config(IN1K['tiny'], options=options), ['train'])
 
 
-def test_fewer_pictures_than_a_batch(tmp_path):
+def test_fewer_images_than_a_batch(tmp_path):
     """With ``drop_last``, mmengine would run all epochs without a single step."""
     _folders(tmp_path, ['ant', 'bee'])
     check_config(_user_config(tmp_path, 2), ['train'])
     cfg = _user_config(tmp_path, 2, **{'train_dataloader.drop_last': True})
-    with pytest.raises(UserError, match=r'2 pictures, fewer than a batch of 64'):
+    with pytest.raises(UserError, match=r'2 images, fewer than a batch of 64'):
         check_config(cfg, ['train'])
 
 
@@ -413,7 +415,7 @@ def test_the_heads_width_must_be_the_backbones(tmp_path):
 def test_a_wrong_list_of_labels(tmp_path, line, message):
     (tmp_path / 'val').mkdir()
     (tmp_path / 'meta').mkdir()
-    Image.fromarray(_picture(8, 8)).save(tmp_path / 'val' / 'a.png')
+    Image.fromarray(_image(8, 8)).save(tmp_path / 'val' / 'a.png')
     (tmp_path / 'meta' / 'val.txt').write_text(f'{line}\n')
     cfg = load_config(IN1K['tiny'], options={'val_dataloader.dataset.data_root': f'{tmp_path}/'})
     with pytest.raises(UserError, match=message):
@@ -421,58 +423,58 @@ def test_a_wrong_list_of_labels(tmp_path, line, message):
 
 
 def _damage(path):
-    """Zeros in the middle: both ends are those of a whole picture."""
+    """Zeros in the middle: both ends are those of a whole image."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 9] = bytes(9)
     path.write_bytes(content)
 
 
-def test_a_picture_that_is_damaged_inside_is_named_when_it_stops_a_run(tmp_path):
+def test_a_image_that_is_damaged_inside_is_named_when_it_stops_a_run(tmp_path):
     _folders(tmp_path, ['ant', 'bee'])
     _damage(tmp_path / 'train' / 'bee' / '0.png')
     cfg = _user_config(tmp_path, 2)
     check_config(cfg, ['train'])  # looks at the ends only
-    pictures = DATASETS.build(cfg.train_dataloader.dataset)
+    images = DATASETS.build(cfg.train_dataloader.dataset)
     with (
         pytest.raises(UserError, match=r'bee/0\.png is damaged'),
         _data_faults_named(cfg, ['train']),
     ):
-        pictures[1]
+        images[1]
 
 
-def test_pictures_and_devices_that_cannot_be_used_to_predict(tmp_path, official):
+def test_images_and_devices_that_cannot_be_used_to_predict(tmp_path, official):
     torch.save(official[0], tmp_path / 'tiny.pth')
-    picture = tmp_path / 'a.png'
-    Image.fromarray(_picture(60, 80)).save(picture)
+    image = tmp_path / 'a.png'
+    Image.fromarray(_image(60, 80)).save(image)
     cfg = load_config(IN1K['tiny'])
     with pytest.raises(UserError, match='the device gpu cannot be used'):
         Predictor(cfg, str(tmp_path / 'tiny.pth'), 'gpu')
     predictor = Predictor(cfg, str(tmp_path / 'tiny.pth'), 'cpu')
-    assert len(predictor.predict(str(picture))['top']) == 5
-    _damage(picture)
+    assert len(predictor.predict(str(image))['top']) == 5
+    _damage(image)
     with pytest.raises(UserError, match=r'a\.png is damaged'):
-        predictor.predict(str(picture))
-    picture.write_bytes(b'')
+        predictor.predict(str(image))
+    image.write_bytes(b'')
     with pytest.raises(UserError, match=r'a\.png is empty'):
-        predictor.predict(str(picture))
+        predictor.predict(str(image))
 
 
-def test_pictures_of_the_embedded_dataset_are_turned_to_all_eight_positions():
+def test_images_of_the_embedded_dataset_are_turned_to_all_eight_positions():
     steps = load_config('configs/cls/paca_shapes.py').train_dataloader.dataset.pipeline[1:3]
     turn = [TRANSFORMS.build(step) for step in steps]
-    picture = _picture(16, 16)
+    image = _image(16, 16)
     seen = set()
     for _ in range(200):
-        results = {'img': picture.copy()}
+        results = {'img': image.copy()}
         for step in turn:
             results = step(results)
         seen.add(results['img'].tobytes())
-    turned = [np.rot90(side, k) for side in (picture, picture[::-1]) for k in range(4)]
+    turned = [np.rot90(side, k) for side in (image, image[::-1]) for k in range(4)]
     assert seen == {position.tobytes() for position in turned}
 
 
-# ---- pictures of the predictions
+# ---- images of the predictions
 
 
 def test_predictions_are_drawn_in_their_colours_and_under_their_own_names(tmp_path):
@@ -490,9 +492,9 @@ def test_predictions_are_drawn_in_their_colours_and_under_their_own_names(tmp_pa
     hook.after_test_iter(runner, 0, dict(inputs=[red, red]), samples)
     files = sorted((tmp_path / 'out').iterdir())
     assert [file.name for file in files] == ['ant_0001.png', 'bee_0001.png']
-    picture = Image.open(files[0])
-    assert min(picture.size) == 320
-    colour = np.array(picture.convert('RGB').getpixel((10, 310)))
+    image = Image.open(files[0])
+    assert min(image.size) == 320
+    colour = np.array(image.convert('RGB').getpixel((10, 310)))
     assert np.abs(colour - (200, 0, 0)).max() < 8
 
 
@@ -503,7 +505,7 @@ def test_python_of_the_readme(tmp_path, monkeypatch, official):
     """Its examples run as they stand, with local weights in place of the download."""
     pytest.importorskip('modelindex')
     torch.save(official[0], tmp_path / 'official.pth')
-    Image.fromarray(_picture(60, 80)).save(tmp_path / 'picture.jpg')
+    Image.fromarray(_image(60, 80)).save(tmp_path / 'image.jpg')
     monkeypatch.chdir(tmp_path)
     readme = (assets_root() / 'configs' / 'cls' / 'README.md').read_text()
     blocks = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)

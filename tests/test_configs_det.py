@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from rows import MINI, MINI_TEACHER, ROWS
+
+from helpers.rows import MINI, MINI_TEACHER, ROWS
 
 pytest.importorskip('mmdet')
 
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from paca_mm.engine.config import configs, load_config, use_shapes
-from paca_mm.engine.paths import assets_root
+from paca_mm.paths import assets_root
 
 ALL = [p for p in configs() if p.parent.name == 'det']
 NAMES = {'small': 'mask_rcnn_paca', **{r: f'mask_rcnn_paca_{r}' for r in ROWS if r != 'small'}}
@@ -49,7 +50,8 @@ def test_the_recipe(row):
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys == dict(norm=dict(decay_mult=0.0))
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.end, warm_up.start_factor, steps.milestones) == (500, 0.001, [8, 11])
-    assert cfg.train_cfg.max_epochs == 12 and cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_cfg.max_epochs == 12
+    assert cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.train_dataloader.batch_size == 2
 
 
@@ -70,7 +72,7 @@ def test_no_norm_decays_and_everything_else_does():
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_one_shrunk_step(path, tmp_path, monkeypatch):
-    """The config's own model and pipeline, with fewer channels, on one picture of its dataset."""
+    """The config's own model and pipeline, with fewer channels, on one image of its dataset."""
     from mmengine.runner import Runner
 
     from paca_mm.datasets.shapes import ensure_shapes
@@ -100,7 +102,8 @@ def test_one_shrunk_step(path, tmp_path, monkeypatch):
         assert parameter.grad is not None, name
     with torch.no_grad():
         result = model.eval()(**model.data_preprocessor(batch), mode='predict')
-    assert len(result) == 2 and 'masks' in result[0].pred_instances
+    assert len(result) == 2
+    assert 'masks' in result[0].pred_instances
 
 
 def shrink(cfg):
@@ -131,7 +134,8 @@ def test_any_config_runs_on_the_shapes():
     cfg = load_config('configs/det/mask_rcnn_paca.py', shapes=True)
     assert cfg.train_dataloader.dataset.data_root == 'data/shapes/'
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 6
-    assert cfg.model.backbone.init_cfg is None and cfg.model.backbone.arch == 'small'
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.backbone.arch == 'small'
 
 
 def test_bases_of_our_own_only():
@@ -151,7 +155,9 @@ def test_an_official_detector_checkpoint_fills_the_whole_model():
     rename_to_official(state, 'backbone.')
     model.load_state_dict(state, strict=True)
     report = load_whole(build(cfg), {'state_dict': state, 'meta': {}}, 'official.pth', strict=True)
-    assert not report.missing and not report.unexpected and not report.reset
+    assert not report.missing
+    assert not report.unexpected
+    assert not report.reset
     for key, value in donor.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rows import MINI, MINI_TEACHER, ROWS
+
+from helpers.rows import MINI, MINI_TEACHER, ROWS
 
 pytest.importorskip('mmseg')
 
@@ -116,7 +117,8 @@ def test_the_recipe(path):
     assert steps['RandomCrop'].crop_size == steps['Pad'].size == (512, 512)
     assert steps['RandomResize'].scale == (2048, 512)
     head = cfg.model.decode_head
-    assert head.norm_cfg.type == 'SyncBN' and head.num_classes == 150
+    assert head.norm_cfg.type == 'SyncBN'
+    assert head.num_classes == 150
     assert cfg.model.test_cfg.mode == 'whole'
     if path in PACA.values():
         assert (head.channels, head.cluster_loss_weight, head.dropout_ratio) == (256, 0.4, 0.1)
@@ -214,7 +216,7 @@ def shapes(tmp_path_factory):
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_one_shrunk_step(path, shapes):
-    """The config's own model and pipeline, with fewer channels, on pictures of the shapes."""
+    """The config's own model and pipeline, with fewer channels, on images of the shapes."""
     cfg = Config.fromfile(path)
     pipeline = cfg.train_dataloader.dataset.pipeline
     use_shapes(cfg)
@@ -244,7 +246,8 @@ def test_one_shrunk_step(path, shapes):
         assert parameter.grad is not None, name
     with torch.no_grad():
         result = model.eval()(**model.data_preprocessor(batch), mode='predict')
-    assert len(result) == 2 and result[0].pred_sem_seg.data.max() < 7
+    assert len(result) == 2
+    assert result[0].pred_sem_seg.data.max() < 7
 
 
 def shrink(cfg):
@@ -268,7 +271,7 @@ def smaller(step):
 
 
 @pytest.mark.parametrize('size', [(200, 800), (300, 1000), (512, 512), (31, 40)], ids=str)
-def test_pictures_of_any_size_train_at_512(size, tmp_path):
+def test_images_of_any_size_train_at_512(size, tmp_path):
     """What is smaller than the crop is padded with the mean colour and with "no label"."""
     import cv2
     from mmcv.transforms import Compose
@@ -289,7 +292,8 @@ def test_pictures_of_any_size_train_at_512(size, tmp_path):
     )
     assert done['inputs'].shape == (3, 512, 512)
     labels = done['data_samples'].gt_sem_seg.data
-    assert labels.shape == (1, 512, 512) and set(labels.unique().tolist()) <= {2, 255}
+    assert labels.shape == (1, 512, 512)
+    assert set(labels.unique().tolist()) <= {2, 255}
     padding = done['inputs'][:, labels[0] == 255]
     if padding.numel():
         mean = torch.tensor(cfg.model.data_preprocessor.mean)[[2, 1, 0]]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from paca_mm.engine.paths import assets_root
+from paca_mm.paths import assets_root
 
 ROOT = assets_root()
 DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('configs/*/README.md'), *ROOT.glob('docs/*.md')])
@@ -25,7 +25,8 @@ def test_named_files_and_targets_exist(path):
         assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize('module', ['paca_mm.models.backbones.paca_vit'])
+@pytest.mark.parametrize('module', ['paca_mm.models.paca.backbone'])
 def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(module))
-    assert result.attempted and not result.failed
+    assert result.attempted
+    assert not result.failed

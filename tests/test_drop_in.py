@@ -48,7 +48,8 @@ def test_mmdets_own_script_trains_a_stock_config_with_our_backbone(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / 'work_dirs/mine/epoch_1.pth').is_file()
     log = done.stdout + done.stderr
-    assert 'Epoch(train)' in log and 'Epoch(val)' in log
+    assert 'Epoch(train)' in log
+    assert 'Epoch(val)' in log
 
 
 def make_coco(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import paca_mm
-from paca_mm.engine.paths import assets_root
+from paca_mm.paths import assets_root
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'requirements.txt')
@@ -33,8 +33,18 @@ def wheel(tmp_path_factory):
     stale.parent.mkdir(parents=True)
     stale.touch()
     run = subprocess.run(
-        [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index']
-        + ['--wheel-dir', str(work / 'dist'), str(work)],
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '--no-deps',
+            '--no-build-isolation',
+            '--no-index',
+            '--wheel-dir',
+            str(work / 'dist'),
+            str(work),
+        ],
         capture_output=True,
         text=True,
         timeout=240,
@@ -97,8 +107,13 @@ def test_no_mm_package_and_no_torch_is_required(metadata):
     [
         (
             'onedl',
-            ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation']
-            + ['onedl-mmpretrain'],
+            [
+                'onedl-mmengine',
+                'onedl-mmcv',
+                'onedl-mmdetection',
+                'onedl-mmsegmentation',
+                'onedl-mmpretrain',
+            ],
         ),
         ('openmmlab', ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain', 'ftfy']),
         ('dev', ['pytest', 'ruff', 'mypy']),
@@ -121,7 +136,7 @@ def test_assets_of_a_wheel_are_in_mim(tmp_path, monkeypatch):
     for name in ('configs', 'tools'):
         (mim / name).mkdir(parents=True)
         (tmp_path / name).mkdir()  # what another package left in site-packages
-    monkeypatch.setattr('paca_mm.engine.paths.PACKAGE', tmp_path / 'paca_mm')
+    monkeypatch.setattr('paca_mm.paths.PACKAGE', tmp_path / 'paca_mm')
     assert assets_root() == mim
 
 
@@ -131,5 +146,5 @@ def test_assets_of_an_editable_install_are_the_checkout(tmp_path, monkeypatch):
     for name in ('configs', 'tools'):
         (tmp_path / name).mkdir()
         (mim / name).symlink_to(Path('..', '..', name))
-    monkeypatch.setattr('paca_mm.engine.paths.PACKAGE', tmp_path / 'paca_mm')
+    monkeypatch.setattr('paca_mm.paths.PACKAGE', tmp_path / 'paca_mm')
     assert assets_root() == tmp_path

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tool import run, torchrun
+
+from helpers.tool import run, torchrun
 
 pytest.importorskip('mmseg')
 
@@ -20,8 +21,8 @@ from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
 from paca_mm.engine import checks
 from paca_mm.engine.config import load_config
-from paca_mm.engine.paths import assets_root
 from paca_mm.errors import UserError
+from paca_mm.paths import assets_root
 
 SHAPES = 'configs/seg/paca_head_paca_shapes.py'
 ADE = 'configs/seg/paca_head_paca_tiny_ade20k.py'
@@ -90,7 +91,8 @@ def test_both_losses_are_in_the_log(straight):
         both = row['decode.loss_ce'] + row['decode.cluster_loss_ce']
         assert row['loss'] == pytest.approx(both, rel=1e-4)
         assert 0 < row['decode.cluster_loss_ce'] < row['decode.loss_ce'] * 2
-        assert 'decode.acc_seg' in row and 'decode.cluster_acc_seg' in row
+        assert 'decode.acc_seg' in row
+        assert 'decode.cluster_acc_seg' in row
 
 
 def test_the_config_is_written_to_train_with_sync_bn_and_this_machine_needs_none(straight):
@@ -169,7 +171,7 @@ def segmentor(**test_cfg):
 
 
 @pytest.mark.parametrize('stride', [64, 40])
-def test_slide_equals_whole_where_one_window_holds_the_picture(stride):
+def test_slide_equals_whole_where_one_window_holds_the_image(stride):
     torch.manual_seed(1)
     model = segmentor()
     x = torch.randn(2, 3, 64, 64)
@@ -231,7 +233,8 @@ def test_ade20k_is_missing(tmp_path, monkeypatch, capfd):
     message = fails(capfd, 'train', ADE)
     assert f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/images/training' in message
     assert 'ln -s /path/to/your/ADEChallengeData2016 data/ade/ADEChallengeData2016' in message
-    assert '--shapes' in message and SHAPES in message
+    assert '--shapes' in message
+    assert SHAPES in message
 
 
 def test_the_mask_folder_has_another_name(copy, capfd):
@@ -275,7 +278,7 @@ def test_reduce_zero_label_is_needed(copy, capfd):
 def test_reduce_zero_label_is_too_much(copy, capfd):
     def from_zero(labels):
         labels -= 1
-        labels[0, :7] = range(7)  # four pictures need not hold every class
+        labels[0, :7] = range(7)  # four images need not hold every class
 
     all_masks(copy, from_zero)
     message = fails(capfd, 'train', 'tiny.py', *on(copy))
@@ -298,7 +301,8 @@ def test_masks_of_one_class(copy, capfd, reduce_zero_label, white, message):
     all_masks(copy, paint)
     option = f'train_dataloader.dataset.reduce_zero_label={reduce_zero_label}'
     found = fails(capfd, 'train', 'tiny.py', *on(copy, option))
-    assert message in found and 'leaves 1 of the 7 classes' in found
+    assert message in found
+    assert 'leaves 1 of the 7 classes' in found
     assert 'In black and white masks, 1 instead of 255' in found
 
 
@@ -332,13 +336,12 @@ def test_no_label_is_no_mistake(copy):
     )
 
 
-def test_picture_and_mask_of_different_sizes(copy, capfd):
+def test_image_and_mask_of_different_sizes(copy, capfd):
     mask = copy / 'masks/train/000002.png'
     Image.open(mask).crop((0, 0, 100, 128)).save(mask)
     message = fails(capfd, 'train', 'tiny.py', *on(copy))
-    assert (
-        f'{mask} has 100 x 128 pixels, but its picture {copy}/train/000002.png has 128 x 128'
-        in (message)
+    assert f'{mask} has 100 x 128 pixels, but its image {copy}/train/000002.png has 128 x 128' in (
+        message
     )
 
 
@@ -350,16 +353,16 @@ def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypat
     assert f'{mask} has 100 x 128 pixels' in message
 
 
-def test_a_turned_picture_is_as_large_as_it_is_read(copy):
+def test_a_turned_image_is_as_large_as_it_is_read(copy):
     """A portrait may be stored as a landscape with an orientation, by which OpenCV turns it."""
     from paca_mm.datasets.labels import Labelling, check_masks
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture, mask = copy / 'a.jpg', copy / 'a.png'
-    Image.new('RGB', (40, 30)).save(picture, exif=exif)
+    image, mask = copy / 'a.jpg', copy / 'a.png'
+    Image.new('RGB', (40, 30)).save(image, exif=exif)
     Image.new('L', (30, 40)).save(mask)
-    check_masks([(str(picture), str(mask))], Labelling(2), 9, False)
+    check_masks([(str(image), str(mask))], Labelling(2), 9, False)
 
 
 @pytest.mark.parametrize(
@@ -375,14 +378,16 @@ def test_masks_that_are_none(copy, capfd, spoil, message):
     mask = copy / 'masks/val/000001.png'
     spoil(mask)
     found = fails(capfd, 'train', 'tiny.py', *on(copy))
-    assert message in found and str(mask) in found
+    assert message in found
+    assert str(mask) in found
 
 
-def test_no_picture_with_the_suffix(copy, capfd):
+def test_no_image_with_the_suffix(copy, capfd):
     message = fails(
         capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.dataset.img_suffix=.jpg')
     )
-    assert f"none in {copy}/train ends in '.jpg'" in message and 'img_suffix=...' in message
+    assert f"none in {copy}/train ends in '.jpg'" in message
+    assert 'img_suffix=...' in message
 
 
 @pytest.mark.parametrize(
@@ -397,7 +402,8 @@ def test_no_picture_with_the_suffix(copy, capfd):
 )  # fmt: skip
 def test_a_type_that_nobody_knows(capfd, option, message):
     found = fails(capfd, 'train', 'tiny.py', '--work-dir', 'typed', '--cfg-options', option)
-    assert message in found and 'correct its spelling' in found
+    assert message in found
+    assert 'correct its spelling' in found
 
 
 @pytest.mark.parametrize(
@@ -409,7 +415,7 @@ def test_without_mmseg_the_tools_say_what_to_install(words, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
     message = fails(capfd, *words)
     assert message.startswith("this config needs the package 'mmseg', which cannot be imported")
-    assert 'to mend it: pip install --no-build-isolation' in message
+    assert 'to fix it: pip install --no-build-isolation' in message
 
 
 def test_classes_that_the_dataset_type_does_not_know(copy, capfd):
@@ -421,7 +427,8 @@ def test_classes_that_the_dataset_type_does_not_know(copy, capfd):
 
 def test_another_class_count_in_the_head(capfd):
     message = fails(capfd, 'train', 'tiny.py', '--cfg-options', 'model.decode_head.num_classes=150')
-    assert 'PaCaHead has num_classes=150' in message and 'has 7 classes (background' in message
+    assert 'PaCaHead has num_classes=150' in message
+    assert 'has 7 classes (background' in message
 
 
 @pytest.mark.parametrize(
@@ -431,7 +438,7 @@ def test_another_class_count_in_the_head(capfd):
          'in_channels=[96, 192, 320, 384], but the levels in_index=[0, 1, 2, 3] of the backbone '
          "(arch='base') have [96, 192, 384, 512] channels"),
         ('upernet_paca_small', 'model.decode_head.in_channels=[96,192,320,512]',
-         'to mend it: in_channels=[96, 192, 320, 384] in decode_head'),
+         'to fix it: in_channels=[96, 192, 320, 384] in decode_head'),
         ('upernet_paca_small', 'model.auxiliary_head.in_index=1',
          'auxiliary_head (FCNHead) has in_channels=320, but the levels in_index=1'),
     ],
@@ -458,7 +465,7 @@ def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straigh
     assert run('train', 'tiny.py', '--work-dir', 'reset', *options) == 0
     log = capfd.readouterr()
     log = log.out + log.err
-    assert '4 start anew, because their shape differs' in log
+    assert '4 start again, because their shape differs' in log
     assert 'decode_head.conv_seg.weight: (21, 8, 1, 1) in the file, (7, 8, 1, 1) here' in log
 
     message = fails(capfd, 'test', 'tiny.py', 'other.pth', '--work-dir', 'refused')
@@ -502,7 +509,7 @@ def test_training_on_ones_own_data_as_the_readme_says(tmp_path, capfd):
             'work_dir': str(tmp_path / 'out'),
         }
     )
-    for step in cfg.train_dataloader.dataset.pipeline:  # an eighth of the picture's size
+    for step in cfg.train_dataloader.dataset.pipeline:  # an eighth of the image's size
         step.update({k: (64, 64) for k in ('size', 'crop_size') if k in step})
         step.update({k: (256, 64) for k in ('scale',) if k in step})
     cfg.val_dataloader.dataset.pipeline[1].scale = (256, 64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paca_mm.engine import environment
+from paca_mm import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
@@ -316,7 +316,8 @@ def test_mmcv_without_ops_leaves_the_cache_and_is_built_again(made, monkeypatch)
     assert pip.asked[0] == ('cache', 'remove', 'onedl_mmcv-2.3.6-cp311*')
     assert pip.asked[1] == ('cache', 'remove', 'onedl_mmcv-2.3.6-py*')
     install = pip.asked[2]
-    assert install[0] == 'install' and '--no-cache-dir' not in install  # the good one is kept
+    assert install[0] == 'install'
+    assert '--no-cache-dir' not in install
     assert {'--no-deps', '--force-reinstall', '--no-build-isolation'} <= set(install)
     assert install[-3:] == ('--no-binary', 'onedl-mmcv', 'onedl-mmcv==2.3.6')
 
@@ -324,7 +325,7 @@ def test_mmcv_without_ops_leaves_the_cache_and_is_built_again(made, monkeypatch)
 def test_another_fault_of_mmcv_is_not_answered_by_compiling(made, monkeypatch):
     fault = (False, "ModuleNotFoundError: No module named 'addict'")
     pip = Recorder(made, monkeypatch, [fault, fault])
-    with pytest.raises(setup_env.SetupError, match='cannot be imported.\nfound: .*addict'):
+    with pytest.raises(setup_env.SetupError, match=r'cannot be imported.\nfound: .*addict'):
         setup_env.ensure_mmcv_ops(made, 'onedl-mmcv==2.3.6')
     assert pip.asked == []
 
@@ -344,7 +345,8 @@ def test_mmcv_that_has_no_ops_after_the_second_build_is_an_error(made, monkeypat
     message = str(caught.value)
     assert "found: ModuleNotFoundError: No module named 'mmcv._ext'" in message
     assert 'expected: `import mmcv.ops` works' in message
-    assert 'cure: ' in message and 'apt install' in message
+    assert 'cure: ' in message
+    assert 'apt install' in message
     assert '  | Compiling mmcv without ops' in message
 
 
@@ -558,7 +560,8 @@ def test_doctor_reports_where_everything_is_missing():
 def test_doctor_without_the_package_names_the_cure():
     run = run_doctor(missing=['paca_mm'])
     assert run.returncode == 2
-    assert 'make setup' in run.stdout and 'Traceback' not in run.stderr
+    assert 'make setup' in run.stdout
+    assert 'Traceback' not in run.stderr
 
 
 def test_both_stacks_at_once_are_an_error(tmp_path, monkeypatch):
@@ -573,7 +576,8 @@ def test_both_stacks_at_once_are_an_error(tmp_path, monkeypatch):
     assert check.status == 'fail'
     assert check.found == 'onedl and openmmlab at once'
     assert 'pip uninstall -y' in check.cure
-    assert 'onedl-mmdetection' in check.cure and ' mmdet' in check.cure
+    assert 'onedl-mmdetection' in check.cure
+    assert ' mmdet' in check.cure
 
 
 def test_a_missing_host_is_a_warning_with_the_package_of_the_right_stack(monkeypatch):

@@ -7,18 +7,17 @@ import re
 import subprocess
 import sys
 
-import closed_form
-import golden
 import pytest
 import torch
 from mmengine.config import Config
-from rows import ROWS
 
+from helpers import closed_form, golden
+from helpers.rows import ROWS
 from paca_mm import zoo
-from paca_mm.analysis import metafiles
-from paca_mm.engine.paths import assets_root
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
+from paca_mm.paths import assets_root
+from paca_mm.zoo import metafiles
 
 #: What the specification counted for a 224 x 224 classifier, in 10^9 MACs.
 SPECIFIED_GMACS = {
@@ -91,7 +90,7 @@ def test_macs_of_the_metafile(task):
             last = 100 if 'teacher' in backbone['arch'] else 0
             clusters = backbone.get('num_clusters', (100, 100, 100, last))
             backbone['num_clusters'] = tuple(200 if m else 0 for m in clusters)
-        expected = closed_form.backbone_macs(*metafiles.PICTURES[task], **backbone)
+        expected = closed_form.backbone_macs(*metafiles.IMAGES[task], **backbone)
         assert entry.metadata['Backbone MACs'] == expected
 
 
@@ -222,7 +221,7 @@ def test_mmpretrain_loads_the_official_weights_by_name(tmp_path, monkeypatch):
     zoo.register()
     model = get_model('paca_tiny_in1k', pretrained=True, url_mapping=(zoo.RELEASE, str(tmp_path)))
     with torch.no_grad():
-        logits = model(golden.picture(*meta['input'][:1], *meta['input'][2:]))
+        logits = model(golden.image(*meta['input'][:1], *meta['input'][2:]))
     torch.testing.assert_close(logits, torch.from_numpy(answers['logits']), rtol=1e-4, atol=1e-5)
 
 
@@ -274,7 +273,7 @@ def test_timm_gives_the_official_answers(timm, tmp_path):
     overlay = dict(file=str(tmp_path / 'official.pth'))
     model = timm.create_model('paca_tiny', pretrained=True, pretrained_cfg_overlay=overlay).eval()
     with torch.no_grad():
-        logits = model(golden.picture(*meta['input'][:1], *meta['input'][2:]))
+        logits = model(golden.image(*meta['input'][:1], *meta['input'][2:]))
     torch.testing.assert_close(logits, torch.from_numpy(answers['logits']), rtol=1e-4, atol=1e-5)
 
 

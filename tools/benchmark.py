@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from paca_mm.engine.cli import command
+from paca_mm.cli import command
 from paca_mm.errors import UserError
 
 DEFAULT = ('paca_small', 'paca_small+plain', 'swin_s', 'pvtv2_b3', 'convnext_s')
@@ -36,7 +36,7 @@ def parse_args(argv=None):
     parser.add_argument('--quick', action='store_true', help='measure the goals, on the CPU')
     parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
-    parser.add_argument('--size', nargs='+', default=['224'], metavar='N|HxW', help='of pictures')
+    parser.add_argument('--size', nargs='+', default=['224'], metavar='N|HxW', help='of images')
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--dtype', choices=['fp32', 'bf16', 'fp16'], default='fp32')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')

@@ -6,9 +6,9 @@ Every config of ``configs/*/metafile.yml`` is built and counted again. Run it as
 
 import argparse
 
-from paca_mm.analysis import metafiles
-from paca_mm.engine.cli import command
+from paca_mm.cli import command
 from paca_mm.errors import UserError
+from paca_mm.zoo import metafiles
 
 
 def parse_args(argv=None):

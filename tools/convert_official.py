@@ -7,7 +7,7 @@ Run it as ``python tools/convert_official.py IMNET_224_pacavit_tiny_p2cconv_100_
 import argparse
 
 from paca_mm.checkpoint.convert import TASK_NAMES, convert_file
-from paca_mm.engine.cli import command
+from paca_mm.cli import command
 
 
 def parse_args(argv=None):

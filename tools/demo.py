@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from paca_mm.cli import command
 from paca_mm.engine.checks import SHAPES_CONFIGS
-from paca_mm.engine.cli import command
 from paca_mm.engine.launch import last_checkpoint
 from paca_mm.errors import UserError
 
@@ -60,12 +60,12 @@ def main(argv=None):
     began = time.monotonic()
     config = SHAPES_CONFIGS[args.task]
     work_dir = str(Path(args.work_dir) / args.task)
-    pictures = str(Path(work_dir) / 'pictures')
+    images = str(Path(work_dir) / 'pictures')
     run('tools/train.py', config, '--work-dir', work_dir)
     trained = last_scalars(work_dir, 'train')
     checkpoint = last_checkpoint(work_dir)
     tests = str(Path(work_dir) / 'test')
-    run('tools/test.py', config, checkpoint, '--work-dir', tests, '--show-dir', pictures)
+    run('tools/test.py', config, checkpoint, '--work-dir', tests, '--show-dir', images)
     tested = last_scalars(tests, 'test')
 
     name, goal = GOALS[args.task]
@@ -75,7 +75,7 @@ def main(argv=None):
         if key in trained and not key.endswith('time') and value != trained[key]
     }
     print(f'\n{name} {tested[name]:g} after {(time.monotonic() - began) / 60:.1f} minutes in all')
-    print('predictions beside the ground truth:', pictures)
+    print('predictions beside the ground truth:', images)
     if differing:
         raise UserError(f'test.py does not repeat the metrics of the training: {differing}')
     print('test.py repeats the metrics of the training to the digit')

@@ -1,4 +1,4 @@
-"""Checks the environment that paca_mm runs in, and says what is missing and how to mend it.
+"""Checks the environment that paca_mm runs in, and says what is missing and how to fix it.
 
     python tools/doctor.py [--json]
 
@@ -11,12 +11,12 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description='Check the environment that paca_mm runs in, and say how to mend it.'
+        description='Check the environment that paca_mm runs in, and say how to fix it.'
     )
     parser.add_argument('--json', action='store_true', help='for bug reports')
     args = parser.parse_args(argv)
     try:
-        from paca_mm.engine import environment
+        from paca_mm import environment
     except ModuleNotFoundError as error:
         if error.name != 'paca_mm':
             raise

@@ -2,7 +2,7 @@
 
 import argparse
 
-from paca_mm.engine.cli import command
+from paca_mm.cli import command
 from paca_mm.engine.config import load_config, task_of
 from paca_mm.errors import UserError
 
@@ -35,12 +35,12 @@ def main(argv=None):
     height, width = shape * 2 if len(shape) == 1 else shape
 
     from paca_mm.analysis.flops import count
-    from paca_mm.analysis.models import build, forward
+    from paca_mm.analysis.toy_inputs import build, forward
 
     model = build(cfg).eval()
     cost = count(model, lambda m: forward(m, task, height, width))
     print(cost.table(args.depth, cfg.model.type))
-    print(f'\none picture of {height} x {width}; MACs as executed, attention and pooling included')
+    print(f'\none image of {height} x {width}; MACs as executed, attention and pooling included')
     if task == 'det':
         print(
             'the heads at the proposals of random weights: compare backbone and neck, not the total'

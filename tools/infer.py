@@ -1,15 +1,15 @@
-"""Predict pictures with a checkpoint: drawn pictures and predictions.json in one folder."""
+"""Predict images with a checkpoint: drawn images and predictions.json in one folder."""
 
 import argparse
 
-from paca_mm.engine.cli import command
+from paca_mm.cli import command
 from paca_mm.engine.config import load_config
-from paca_mm.engine.predict import Predictor, find_pictures, predict_all
+from paca_mm.engine.predict import Predictor, find_images, predict_all
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('input', help='a picture, a folder, or a quoted glob')
+    parser.add_argument('input', help='an image, a folder, or a quoted glob')
     parser.add_argument('config', help='the config that the checkpoint was trained with')
     parser.add_argument('checkpoint', help='a .pth or .safetensors file, official or ours')
     parser.add_argument(
@@ -40,13 +40,13 @@ def describe(record):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    pictures = find_pictures(args.input)
+    images = find_images(args.input)
     cfg = load_config(args.config, shapes=args.shapes)
     predictor = Predictor(cfg, args.checkpoint, args.device)
-    records = predict_all(predictor, pictures, args.out, args.score_thr)
+    records = predict_all(predictor, images, args.out, args.score_thr)
     for number, record in enumerate(records, start=1):
-        print(f'[{number}/{len(pictures)}] {record["picture"]}: {describe(record)}', flush=True)
-    print(f'\ndrawn pictures and predictions.json are in {args.out}')
+        print(f'[{number}/{len(images)}] {record["picture"]}: {describe(record)}', flush=True)
+    print(f'\ndrawn images and predictions.json are in {args.out}')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ Run it as ``python tools/make_shapes.py data/shapes``.
 
 import argparse
 
+from paca_mm.cli import command
 from paca_mm.datasets.shapes import (
     DEFAULT_DIR,
     SEG_CLASSES,
@@ -13,7 +14,6 @@ from paca_mm.datasets.shapes import (
     make_shapes,
     read_info,
 )
-from paca_mm.engine.cli import command
 
 
 def parse_args(argv=None):
@@ -21,9 +21,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', nargs='?', default=DEFAULT_DIR, help=f'folder ({DEFAULT_DIR})')
     parser.add_argument('--seed', type=int, help=f'0 to 2**32 - 1 ({default.seed})')
-    parser.add_argument('--train', type=int, help=f'training pictures ({default.num_train})')
-    parser.add_argument('--val', type=int, help=f'validation pictures ({default.num_val})')
-    parser.add_argument('--size', type=int, help=f'side of a picture in pixels ({default.size})')
+    parser.add_argument('--train', type=int, help=f'training images ({default.num_train})')
+    parser.add_argument('--val', type=int, help=f'validation images ({default.num_val})')
+    parser.add_argument('--size', type=int, help=f'side of an image in pixels ({default.size})')
     parser.add_argument(
         '--force', action='store_true', help='replace a shapes dataset that is there already'
     )
@@ -56,12 +56,12 @@ def main(argv=None):
     print(f"""\
 {out}  (recipe {info['recipe']}, seed {info['seed']})
   classes      {classes}
-  train        {folders['train']} pictures, {side} x {side}, {info['instances']['train']} instances
-  val          {folders['val']} pictures, {info['instances']['val']} instances
+  train        {folders['train']} images, {side} x {side}, {info['instances']['train']} instances
+  val          {folders['val']} images, {info['instances']['val']} instances
   annotations  instances_train.json, instances_val.json (COCO)
   masks        train, val: 1 {SEG_CLASSES[0]}, 2 to {len(SEG_CLASSES)} the classes \
 (reduce_zero_label=True)
-  imagefolder  train, val: {cards['train']} and {cards['val']} pictures, {side // 2} x {side // 2}
+  imagefolder  train, val: {cards['train']} and {cards['val']} images, {side // 2} x {side // 2}
 next:
   python tools/train.py configs/det/mask_rcnn_paca_shapes.py""")
 

@@ -2,8 +2,8 @@
 
 import argparse
 
+from paca_mm.cli import command
 from paca_mm.engine import launch
-from paca_mm.engine.cli import command
 
 
 def parse_args(argv=None):

@@ -5,8 +5,8 @@ Whatever the config needs is checked before the first iteration.
 
 import argparse
 
+from paca_mm.cli import command
 from paca_mm.engine import launch
-from paca_mm.engine.cli import command
 
 
 def parse_args(argv=None):

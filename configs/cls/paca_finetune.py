@@ -1,6 +1,6 @@
-# Fine-tune PaCa-ViT on your own pictures. Copy this file, change its first lines, and train:
+# Fine-tune PaCa-ViT on your own images. Copy this file, change its first lines, and train:
 #   python tools/train.py configs/cls/paca_finetune.py
-# Expected: data/my_pictures/train/<class>/<picture> and data/my_pictures/val/<class>/<picture>.
+# Expected: data/my_pictures/train/<class>/<image> and data/my_pictures/val/<class>/<image>.
 _base_ = './paca_small_in1k.py'
 
 data_root = 'data/my_pictures/'
@@ -21,7 +21,7 @@ model = dict(
 
 train_dataloader = dict(
     batch_size=64,
-    drop_last=False,  # every picture counts where there are few
+    drop_last=False,  # every image counts where there are few
     dataset=dict(
         _delete_=True,
         type='CustomDataset',
@@ -46,7 +46,7 @@ val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=1.0))  # lr for 64 pictures
+optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=1.0))  # lr for 64 images
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=2, convert_to_iter_based=True),
     dict(

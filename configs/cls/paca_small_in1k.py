@@ -1,5 +1,5 @@
 # PaCa-ViT small (convolutional clustering) on ImageNet-1k, 300 epochs.
-# Published: top-1 83.08. 8 GPUs with 128 pictures each:
+# Published: top-1 83.08. 8 GPUs with 128 images each:
 #   bash tools/dist_train.sh configs/cls/paca_small_in1k.py 8
 _base_ = [
     './_base_/models/paca.py',

@@ -1,5 +1,5 @@
 # Mask R-CNN, PaCa-ViT small (convolutional clustering), 1x schedule on COCO.
-# Published: box AP 46.4, mask AP 41.8. 8 GPUs with 2 pictures each:
+# Published: box AP 46.4, mask AP 41.8. 8 GPUs with 2 images each:
 #   bash tools/dist_train.sh configs/det/mask_rcnn_paca.py 8
 _base_ = [
     './_base_/models/mask_rcnn_paca.py',

@@ -1,5 +1,5 @@
 # PaCa head, PaCa-ViT small (convolutional clustering), 160k iterations on ADE20K.
-# Published: mIoU 48.3. 8 GPUs with 2 pictures each:
+# Published: mIoU 48.3. 8 GPUs with 2 images each:
 #   bash tools/dist_train.sh configs/seg/paca_head_paca_small_ade20k.py 8
 _base_ = [
     './_base_/models/paca_head.py',
@@ -16,7 +16,7 @@ pretrained = (
 
 model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=pretrained)))
 
-# What starts anew learns ten times as fast: the head, and the last layer of every clustering network,
+# What starts again learns ten times as fast: the head, and the last layer of every clustering network,
 # whose 100 clusters become 200. mmengine takes the first key that a parameter's name contains, the
 # longest first; the four long ones are the head's norms, which do not decay. The README of this
 # folder says how this differs from the official recipe, and how to get that one.

@@ -1,5 +1,5 @@
 # UPerNet, PaCa-ViT small (convolutional clustering), 160k iterations on ADE20K.
-# Published: mIoU 47.6. 8 GPUs with 2 pictures each:
+# Published: mIoU 47.6. 8 GPUs with 2 images each:
 #   bash tools/dist_train.sh configs/seg/upernet_paca_small_ade20k.py 8
 _base_ = [
     './_base_/models/upernet.py',

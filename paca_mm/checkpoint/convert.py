@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -97,13 +96,13 @@ class Conversion:
 
 
 def convert_file(
-    source: Union[str, os.PathLike],
-    target: Union[str, os.PathLike],
+    source: str | os.PathLike,
+    target: str | os.PathLike,
     *,
     to_official: bool = False,
     force: bool = False,
-    task: Optional[str] = None,
-    row: Optional[str] = None,
+    task: str | None = None,
+    row: str | None = None,
 ) -> Conversion:
     """Convert a checkpoint file; the target appears only when it is complete.
 
@@ -140,11 +139,11 @@ def convert_file(
 
 def convert(
     state: Mapping[str, Tensor],
-    source: Union[str, os.PathLike] = 'the state dict',
+    source: str | os.PathLike = 'the state dict',
     *,
     to_official: bool = False,
-    task: Optional[str] = None,
-    row: Optional[str] = None,
+    task: str | None = None,
+    row: str | None = None,
 ) -> Conversion:
     """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones."""
     prefix = find_prefix(state)
@@ -209,7 +208,7 @@ def task_of_keys(keys: Iterable[str]) -> str:
     return 'backbone'
 
 
-def _check_target(target: Path, source: Union[str, os.PathLike], force: bool) -> None:
+def _check_target(target: Path, source: str | os.PathLike, force: bool) -> None:
     if target.suffix not in SUFFIXES:
         raise UserError(f'{target}: the name must end in {" or ".join(SUFFIXES)}.')
     if target.is_dir():
@@ -224,10 +223,10 @@ def _check_target(target: Path, source: Union[str, os.PathLike], force: bool) ->
 
 def _check_wanted(
     backbone: Mapping[str, Tensor],
-    source: Union[str, os.PathLike],
+    source: str | os.PathLike,
     found: str,
-    task: Optional[str],
-    row: Optional[str],
+    task: str | None,
+    row: str | None,
 ) -> None:
     """It is a checkpoint of the task and the row that were asked for."""
     if task is not None and task != found:
@@ -247,7 +246,7 @@ def _check_wanted(
         )
 
 
-def _check_complete(backbone: Mapping[str, Tensor], source: Union[str, os.PathLike]) -> None:
+def _check_complete(backbone: Mapping[str, Tensor], source: str | os.PathLike) -> None:
     """A backbone that looks like a published row has all its keys and no others."""
     from paca_mm.models import PaCaViT
 
@@ -279,7 +278,7 @@ def _pattern(key: str) -> str:
     return re.sub(r'(transition|lateral|fpn|to_clusters|convs\.)\d+', r'\1*', name)
 
 
-def _write(target: Path, state: Mapping[str, Tensor], meta: Optional[Mapping[str, str]]) -> None:
+def _write(target: Path, state: Mapping[str, Tensor], meta: Mapping[str, str] | None) -> None:
     part = target.with_name(f'.{target.name}.part')
     # Copies: a view would be written with all of its storage, and safetensors refuses shared ones.
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
@@ -296,7 +295,7 @@ def _write(target: Path, state: Mapping[str, Tensor], meta: Optional[Mapping[str
 
 
 def _save_safetensors(
-    state: Mapping[str, Tensor], path: Path, meta: Optional[Mapping[str, str]]
+    state: Mapping[str, Tensor], path: Path, meta: Mapping[str, str] | None
 ) -> None:
     try:
         from safetensors.torch import save_file

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch.nn as nn
 from mmengine.logging import print_log
@@ -42,7 +42,7 @@ class LoadReport:
             f'tensors from {self.source}'
         ]
         if self.reset:
-            lines.append(f'{len(self.reset)} start anew, because their shape differs:')
+            lines.append(f'{len(self.reset)} start again, because their shape differs:')
             lines += [f'  {key}: {found} in the file, {own} here' for key, found, own in self.reset]
         if self.unexpected:
             lines.append(f'{len(self.unexpected)} not used: {summary(self.unexpected)}')
@@ -80,7 +80,7 @@ def backbone_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     (weights do not show the number of heads). ``cluster_every`` is 1 if any stage clusters again
     after its first block.
     """
-    from paca_mm.models.backbones.archs import ARCHS
+    from paca_mm.models.paca.archs import ARCHS
 
     blocks = {
         tuple(map(int, m.groups())) for k in state if (m := re.match(r'stage(\d+)\.(\d+)\.', k))
@@ -129,7 +129,7 @@ def rows_of_backbone(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def load_pretrained(
-    model: nn.Module, path: Union[str, os.PathLike, None], prefix: Optional[str] = None
+    model: nn.Module, path: str | os.PathLike | None, prefix: str | None = None
 ) -> LoadReport:
     """Load the backbone of a checkpoint, official or ours, into ``model``.
 
@@ -186,7 +186,7 @@ def load_pretrained(
 
 
 def load_whole(
-    model: nn.Module, checkpoint: Any, source: Union[str, os.PathLike], strict: bool
+    model: nn.Module, checkpoint: Any, source: str | os.PathLike, strict: bool
 ) -> LoadReport:
     """Load a checkpoint, official or ours, into a whole detector, segmentor or classifier.
 
@@ -243,7 +243,7 @@ def compare(
 def _fill(
     model: nn.Module,
     state: Mapping[str, Tensor],
-    source: Union[str, os.PathLike],
+    source: str | os.PathLike,
     reset: Sequence[tuple[str, tuple, tuple]],
     unexpected: Sequence[str],
     loose: Sequence[str] = (),

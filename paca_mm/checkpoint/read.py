@@ -13,7 +13,7 @@ from collections import OrderedDict
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import torch
@@ -127,7 +127,7 @@ def _pickle_module() -> ModuleType:
     return module
 
 
-def read_checkpoint(path: Union[str, os.PathLike], map_location: Any = 'cpu') -> Any:
+def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
     """Read a ``.pth`` or ``.safetensors`` file, or the one at an http(s) URL.
 
     Args:
@@ -241,12 +241,12 @@ def _download(url: str) -> Path:
     return file
 
 
-def read_state_dict(path: Union[str, os.PathLike]) -> 'OrderedDict[str, Tensor]':
+def read_state_dict(path: str | os.PathLike) -> 'OrderedDict[str, Tensor]':
     """The tensors of a checkpoint file by key; raises as the two functions that it joins."""
     return state_dict_of(read_checkpoint(path), path)
 
 
-def state_dict_of(content: Any, source: Union[str, os.PathLike]) -> 'OrderedDict[str, Tensor]':
+def state_dict_of(content: Any, source: str | os.PathLike) -> 'OrderedDict[str, Tensor]':
     """The tensors of a checkpoint by key, out of whatever wraps them.
 
     Understands a bare state dict and the usual wrappers (``state_dict``, ``model``, ``module``), and

@@ -6,7 +6,7 @@ follows a row's name (``.weight``, ``.running_mean``) is kept.
 
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, Optional
+from typing import Any
 
 from torch import Tensor
 
@@ -110,7 +110,7 @@ def rename_to_ours(state: MutableMapping[str, Any], prefix: str = '') -> None:
         UserError: Two keys would get the same name, or a teacher's blur kernel is not the binomial
             one, so that the model would not be the checkpoint's.
     """
-    from paca_mm.models.layers.teacher import binomial_blur
+    from paca_mm.models.paca.teacher import binomial_blur
 
     for key in [k for k in state if k.startswith(prefix) and _BLUR.match(k[len(prefix) :])]:
         kernel = state.pop(key)
@@ -121,7 +121,7 @@ def rename_to_ours(state: MutableMapping[str, Any], prefix: str = '') -> None:
 
 def rename_to_official(state: MutableMapping[str, Any], prefix: str = '') -> None:
     """Give a backbone's keys the official names, in place, and add the official constants."""
-    from paca_mm.models.layers.teacher import binomial_blur
+    from paca_mm.models.paca.teacher import binomial_blur
 
     _rename(state, prefix, to_ours=False)
     blurs: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def rename_to_official(state: MutableMapping[str, Any], prefix: str = '') -> Non
     state.update(blurs)
 
 
-def find_prefix(state: Mapping[str, Any]) -> Optional[str]:
+def find_prefix(state: Mapping[str, Any]) -> str | None:
     """What stands before the PaCa backbone's keys in a checkpoint, or None if there is none in it."""
     found = [key[: -len(ANCHOR)] for key in state if key.endswith(ANCHOR)]
     return min(found, key=len) if found else None

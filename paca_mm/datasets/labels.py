@@ -5,16 +5,15 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from PIL import Image
 
 from paca_mm.errors import UserError
 
-from .pictures import fault_of
+from .images import fault_of
 
-#: The EXIF tag of a picture's orientation; from 5 on, its sides are swapped when it is read.
+#: The EXIF tag of an image's orientation; from 5 on, its sides are swapped when it is read.
 _ORIENTATION = 0x0112
 
 
@@ -31,7 +30,7 @@ class Labelling:
 
     num_classes: int
     reduce_zero_label: bool = False
-    label_map: Optional[Mapping[int, int]] = None
+    label_map: Mapping[int, int] | None = None
     ignore_index: int = 255
 
     def label_of(self, number: int) -> int:
@@ -59,7 +58,7 @@ class Labelling:
         message = (
             f'{mask} holds the class {numbers}, which the model does not have. Expected: {first} to '
             f'{first + count - 1} for the {count} classes, {"0 or " if first else ""}255 for "no '
-            f'label" (reduce_zero_label={self.reduce_zero_label}).\n  to mend it: '
+            f'label" (reduce_zero_label={self.reduce_zero_label}).\n  to fix it: '
         )
         if not first and not self.label_map and max(set(found) - {255}, default=0) == count:
             return (
@@ -76,16 +75,16 @@ class Labelling:
 def check_masks(
     pairs: Sequence[tuple[str, str]], labelling: Labelling, sample: int, every_class: bool
 ) -> None:
-    """Look at pictures and their masks. Masks in a format that Pillow does not read are passed over.
+    """Look at images and their masks. Masks in a format that Pillow does not read are passed over.
 
     Args:
-        pairs: Files of the pictures and of their masks.
+        pairs: Files of the images and of their masks.
         labelling: What the numbers in the masks mean.
         sample: Look at so many pairs only, drawn at random (a fixed draw).
         every_class: Whether all classes should occur, as they should in data to train on.
 
     Raises:
-        UserError: A mask is missing, torn, not of one channel or not of its picture's size; it holds
+        UserError: A mask is missing, torn, not of one channel or not of its image's size; it holds
             a number that is no class; the numbers show that ``reduce_zero_label`` is wrong.
     """
     looked_at = pairs if len(pairs) <= sample else random.Random(0).sample(list(pairs), sample)
@@ -102,7 +101,7 @@ def check_masks(
         raise UserError(message)
 
 
-def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> Optional[str]:
+def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> str | None:
     """What is strange about the numbers in all masks of a folder, each of which fits."""
     count = labelling.num_classes
     # All numbers that there would be if 0 were a class, and not the last one that there should be.
@@ -111,7 +110,7 @@ def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> Optional[
             f'the masks in {folder} hold the numbers 0 to {count - 1}, one for '
             f'each of the {count} classes, but reduce_zero_label=True takes 0 for "no label" and 1 for '
             'the first class: every class would be learned under the name of the one before it.\n'
-            "  to mend it: reduce_zero_label=False in each dataset, with type='BaseSegDataset' if its "
+            "  to fix it: reduce_zero_label=False in each dataset, with type='BaseSegDataset' if its "
             'type does not take that.'
         )
     labels = {labelling.label_of(number) for number in found}
@@ -122,37 +121,37 @@ def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> Optional[
             f'the masks in {folder} hold the numbers {_some(found)} and no others, of which '
             f'{_some(none)} means "no label" (reduce_zero_label={labelling.reduce_zero_label}): that '
             f'leaves {len(classes)} of the {count} classes, and nothing to tell apart.\n'
-            '  to mend it: number the classes from 0 on. In black and white masks, 1 instead of 255.'
+            '  to fix it: number the classes from 0 on. In black and white masks, 1 instead of 255.'
         )
     return None
 
 
-def check_size(picture: str, size: Sequence[int], mask: str, size_of_mask: Sequence[int]) -> None:
-    """See that a mask is as large as its picture. Sizes are (height, width).
+def check_size(image: str, size: Sequence[int], mask: str, size_of_mask: Sequence[int]) -> None:
+    """See that a mask is as large as its image. Sizes are (height, width).
 
     Raises:
         UserError: It is not.
     """
     if tuple(size) != tuple(size_of_mask):
         raise UserError(
-            f'{mask} has {size_of_mask[1]} x {size_of_mask[0]} pixels, but its picture {picture} '
-            f'has {size[1]} x {size[0]}.\n  to mend it: bring the mask to the size of the picture '
+            f'{mask} has {size_of_mask[1]} x {size_of_mask[0]} pixels, but its image {image} '
+            f'has {size[1]} x {size[0]}.\n  to fix it: bring the mask to the size of the image '
             '(by nearest neighbour: numbers of classes have no middle).'
         )
 
 
 def _numbers_of(pair: tuple[str, str]) -> set[int]:
-    """The numbers in a mask, after seeing that it is a mask of its picture."""
-    picture, mask = pair
+    """The numbers in a mask, after seeing that it is a mask of its image."""
+    image, mask = pair
     if not os.path.isfile(mask):
         raise UserError(
-            f'{picture} has no mask.\n  looked for: {os.path.abspath(mask)}\n'
-            '  to mend it: put it there, remove the picture, or correct seg_map_suffix.'
+            f'{image} has no mask.\n  looked for: {os.path.abspath(mask)}\n'
+            '  to fix it: put it there, remove the image, or correct seg_map_suffix.'
         )
     try:
         with Image.open(mask) as file:
             numbers = np.asarray(file)
-        with Image.open(picture) as file:
+        with Image.open(image) as file:
             turned = file.getexif().get(_ORIENTATION, 1) >= 5
             width, height = file.size[::-1] if turned else file.size
     except (OSError, SyntaxError, ValueError) as e:
@@ -162,9 +161,9 @@ def _numbers_of(pair: tuple[str, str]) -> set[int]:
     if numbers.ndim != 2:
         raise UserError(
             f'{mask} has {numbers.shape[2]} channels: a mask has one, which holds the number of each '
-            "pixel's class.\n  to mend it: write the numbers of the classes instead of their colours."
+            "pixel's class.\n  to fix it: write the numbers of the classes instead of their colours."
         )
-    check_size(picture, (height, width), mask, numbers.shape)
+    check_size(image, (height, width), mask, numbers.shape)
     return set(np.unique(numbers).tolist())
 
 

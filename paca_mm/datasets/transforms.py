@@ -1,7 +1,5 @@
 """Steps of data pipelines that configs name as ``paca_mm.<Step>``."""
 
-from typing import Optional
-
 import numpy as np
 from mmcv.transforms import BaseTransform
 
@@ -13,7 +11,7 @@ from .labels import Labelling, check_size
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """See that a mask fits its picture and the classes: right behind ``LoadAnnotations``.
+    """See that a mask fits its image and the classes: right behind ``LoadAnnotations``.
 
     A class that the head does not have stops a training on a GPU with an assertion of CUDA's, which
     names nothing. Data without a mask passes.
@@ -24,7 +22,7 @@ class CheckLabels(BaseTransform):
         ignore_index: The class that stands for "no label", beside 255.
     """
 
-    def __init__(self, num_classes: Optional[int] = None, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int | None = None, ignore_index: int = 255) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
@@ -39,8 +37,8 @@ class CheckLabels(BaseTransform):
             return results
         mask = results.get('seg_map_path', 'the mask')
         if 'img' in results:
-            picture = results.get('img_path', 'the picture')
-            check_size(picture, results['img'].shape[:2], mask, labels.shape)
+            image = results.get('img_path', 'the image')
+            check_size(image, results['img'].shape[:2], mask, labels.shape)
         if self.num_classes is not None:
             wrong = (labels >= self.num_classes) & (labels != 255) & (labels != self.ignore_index)
             if wrong.any():

@@ -9,26 +9,26 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from paca_mm.datasets.images import broken_images, listing
 from paca_mm.datasets.labels import Labelling, check_masks
-from paca_mm.datasets.pictures import broken_pictures, listing
 from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
+from paca_mm.environment import require
 from paca_mm.errors import UserError
 
 from .config import task_of, walk
-from .environment import require
 
-#: Pictures looked at before a run; the others are found when they are read.
+#: Images looked at before a run; the others are found when they are read.
 SAMPLE = 2000
 
 #: Masks looked at before a run, which takes longer: each is decoded.
 SAMPLE_MASKS = 200
 
-_PICTURES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm'}
+_IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm'}
 
 
 def check_config(cfg: Config, phases: Sequence[str]) -> None:
@@ -59,8 +59,8 @@ def check_config(cfg: Config, phases: Sequence[str]) -> None:
             {'det': _check_det, 'seg': _check_seg, 'cls': _check_cls}[task](cfg, dataset, place)
 
 
-def check_every_picture(cfg: Config, phases: Sequence[str], decode: bool = False) -> None:
-    """Look at every picture of some dataloaders, after one of them may have stopped a run.
+def check_every_image(cfg: Config, phases: Sequence[str], decode: bool = False) -> None:
+    """Look at every image of some dataloaders, after one of them may have stopped a run.
 
     Args:
         cfg: The config.
@@ -73,10 +73,10 @@ def check_every_picture(cfg: Config, phases: Sequence[str], decode: bool = False
     for phase in phases:
         for dataset, place in _datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
             for folder in _folders(dataset):
-                _check_pictures(_files_below(folder), place, sample=None, decode=decode)
+                _check_images(_files_below(folder), place, sample=None, decode=decode)
 
 
-def _check_weights(path: Optional[str], place: str) -> None:
+def _check_weights(path: str | None, place: str) -> None:
     """A local file must exist; what is in it is checked when it is read, before training."""
     if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
         cures = {
@@ -89,7 +89,7 @@ def _check_weights(path: Optional[str], place: str) -> None:
         )
         raise UserError(
             f'the weights that {place} names do not exist: {os.path.abspath(path)}\n'
-            f'  to mend it: {cure}'
+            f'  to fix it: {cure}'
         )
 
 
@@ -108,9 +108,9 @@ def _datasets(node: Any, place: str) -> Iterator[tuple[dict, str]]:
 
 def _check_det(cfg: Config, dataset: dict, place: str) -> None:
     ann_file = _path(dataset, dataset.get('ann_file', ''))
-    pictures = _path(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
+    images = _path(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
     _check_exists(cfg, ann_file, 'annotation file', f'{place}.ann_file', dataset)
-    _check_exists(cfg, pictures, 'picture folder', f'{place}.data_prefix.img', dataset)
+    _check_exists(cfg, images, 'image folder', f'{place}.data_prefix.img', dataset)
     classes = _classes(dataset)
     categories = _categories(ann_file)
     if classes is not None:
@@ -120,12 +120,12 @@ def _check_det(cfg: Config, dataset: dict, place: str) -> None:
                 f'{ann_file} annotates {len(categories)} classes ({_some(categories)}), but the '
                 f'config expects {len(classes)}, and {len(absent)} of them are not in the file '
                 f'({_some(absent)}).\n'
-                '  to mend it, for your own classes:\n'
+                '  to fix it, for your own classes:\n'
                 f'    metainfo=dict(classes={_python(categories)}) in each dataset, and\n'
                 f'    num_classes={len(categories)} in roi_head.bbox_head and roi_head.mask_head.'
             )
     _check_num_classes(cfg, classes or categories, place)
-    _check_pictures(_files_of(pictures), place)
+    _check_images(_files_of(images), place)
 
 
 def _check_evaluators(cfg: Config, place: str, dataset: dict) -> None:
@@ -137,26 +137,24 @@ def _check_evaluators(cfg: Config, place: str, dataset: dict) -> None:
 def _check_seg(cfg: Config, dataset: dict, place: str) -> None:
     _check_levels(cfg)
     prefix = dataset.get('data_prefix') or {}
-    pictures = _path(dataset, prefix.get('img_path', ''))
+    images = _path(dataset, prefix.get('img_path', ''))
     masks = _path(dataset, prefix.get('seg_map_path', ''))
-    _check_exists(cfg, pictures, 'picture folder', f'{place}.data_prefix.img_path', dataset)
+    _check_exists(cfg, images, 'image folder', f'{place}.data_prefix.img_path', dataset)
     _check_exists(cfg, masks, 'mask folder', f'{place}.data_prefix.seg_map_path', dataset)
     classes = _classes(dataset)
     if classes is not None:
         _check_num_classes(cfg, classes, place)
-    _check_pictures(_files_of(pictures), place)
+    _check_images(_files_of(images), place)
     _check_labels(cfg, dataset, place, classes)
 
 
-def _check_labels(
-    cfg: Config, dataset: dict, place: str, classes: Optional[tuple[str, ...]]
-) -> None:
+def _check_labels(cfg: Config, dataset: dict, place: str, classes: tuple[str, ...] | None) -> None:
     """The masks against the classes; tells ``paca_mm.CheckLabels`` how many there are."""
     num_classes = len(classes) if classes else max(_heads(cfg), default=0)
     steps = list(dataset.get('pipeline') or [])
     loads = any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps)
     if not num_classes or not loads:
-        return  # a road of the user's own, from files to classes
+        return  # a path of the user's own, from files to classes
     for step in steps:
         if step['type'] == 'paca_mm.CheckLabels':
             step.setdefault('num_classes', num_classes)
@@ -175,14 +173,14 @@ def _check_labels(
         raise UserError(
             f'the classes of {place.partition(".")[0]} ({_some(classes or ())}) are not all among '
             f'those that {dataset["type"]} is known for.\n'
-            "  to mend it, for classes of your own: type='BaseSegDataset' in each dataset."
+            "  to fix it, for classes of your own: type='BaseSegDataset' in each dataset."
         ) from e
     files = made.load_data_list()
     if not files:
         folder = made.data_prefix.get('img_path')
         raise UserError(
-            f'{place.partition(".")[0]} has no pictures: none in {folder} ends in '
-            f'{made.img_suffix!r}.\n  to mend it: img_suffix=... in the dataset (and seg_map_suffix, '
+            f'{place.partition(".")[0]} has no images: none in {folder} ends in '
+            f'{made.img_suffix!r}.\n  to fix it: img_suffix=... in the dataset (and seg_map_suffix, '
             f'{made.seg_map_suffix!r} now, for the masks).'
         )
     check_masks(
@@ -195,7 +193,7 @@ def _check_labels(
 
 def _check_levels(cfg: Config) -> None:
     """The channels that each head expects against those of our backbone, before it is built."""
-    from paca_mm.models.backbones.archs import resolve_arch
+    from paca_mm.models.paca.archs import resolve_arch
 
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
@@ -222,7 +220,7 @@ def _check_levels(cfg: Config) -> None:
                     f'{where} of the backbone'
                     + (f' (arch={arch!r})' if isinstance(arch, str) else '')
                     + f' {"have" if "in_index" in head else "has"} {_plain(found)} channels.\n'
-                    f'  to mend it: in_channels={_plain(found)} in {name}, or the arch that fits.'
+                    f'  to fix it: in_channels={_plain(found)} in {name}, or the arch that fits.'
                 )
 
 
@@ -239,13 +237,13 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
         return  # building the model says what is missing
 
     if not _is_dataset(dataset, CustomDataset):
-        return  # a road of the user's own, from files to classes
+        return  # a path of the user's own, from files to classes
     try:
         made = _made_lazily(dataset)
     except AssertionError as e:  # split='vall', say
         raise UserError(f'{place} is no dataset as it stands: {e}') from e
     folder = made.img_prefix
-    _check_exists(cfg, folder, 'picture folder', place, dataset)
+    _check_exists(cfg, folder, 'image folder', place, dataset)
     if made.ann_file:  # ImageNet's is found beside the folders where there is one
         _check_exists(cfg, made.ann_file, 'list of labels', f'{place}.ann_file', dataset)
         if made.CLASSES:
@@ -256,19 +254,19 @@ def _check_cls(cfg: Config, dataset: dict, place: str) -> None:
         files = made.load_data_list()
     except RuntimeError as e:
         raise UserError(
-            f'{place.partition(".")[0]} has no pictures: none in the class folders of {folder} ends '
-            f'in {", ".join(sorted(made.extensions))}.\n  to mend it: put pictures into the folders, '
+            f'{place.partition(".")[0]} has no images: none in the class folders of {folder} ends '
+            f'in {", ".join(sorted(made.extensions))}.\n  to fix it: put images into the folders, '
             'or name their endings: extensions=(...) in the dataset.'
         ) from e
     except ValueError as e:
         raise UserError(
-            f'{made.ann_file} is no list of labels ({e}): every line must be a picture (from '
+            f'{made.ann_file} is no list of labels ({e}): every line must be an image (from '
             f"{folder}), a space and its class's number, such as: a.jpg 0"
         ) from e
     _check_labels_of(cfg, {file['gt_label'] for file in files if 'gt_label' in file}, made.ann_file)
     if place == 'train_dataloader.dataset':  # unwrapped, so these are all
         _check_batch(cfg.train_dataloader, len(files), folder)
-    _check_pictures([file['img_path'] for file in files], place)
+    _check_images([file['img_path'] for file in files], place)
 
 
 def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> None:
@@ -279,16 +277,16 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
         flat = len(_files_of(folder))
         raise UserError(
             f'{folder} has no class folders'
-            + (f', but {flat} pictures lie in it directly' if flat else '')
-            + '.\n  expected: one folder per class with its pictures, '
-            f'{folder}/<class>/<picture>.\n  to mend it: move the pictures into class folders (for '
-            "ImageNet's validation set, the class of each picture is in its ground-truth list)."
+            + (f', but {flat} images lie in it directly' if flat else '')
+            + '.\n  expected: one folder per class with its images, '
+            f'{folder}/<class>/<image>.\n  to fix it: move the images into class folders (for '
+            "ImageNet's validation set, the class of each image is in its ground-truth list)."
         )
     _check_num_classes(cfg, names, place)
     if made.CLASSES and len(made.CLASSES) != len(names):
         raise UserError(
             f'{folder} has {len(names)} class folders ({_some(names)}), but {dataset["type"]} is to '
-            f'have {len(made.CLASSES)} classes.\n  to mend it, for your own classes: '
+            f'have {len(made.CLASSES)} classes.\n  to fix it, for your own classes: '
             "type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
         )
     for train, _ in _datasets(cfg.get('train_dataloader'), 'train_dataloader'):
@@ -300,7 +298,7 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
                 f'{folder} and {other} do not have the same class folders: {_some(odd)} '
                 f'{"is" if len(odd) == 1 else "are"} in one of them only. A class is numbered by its '
                 "folder's place in the alphabet, so the numbers would not mean the same.\n"
-                '  to mend it: the same folders in both (one may be empty).'
+                '  to fix it: the same folders in both (one may be empty).'
             )
 
 
@@ -325,19 +323,19 @@ def _check_labels_of(cfg: Config, labels: set[int], ann_file: str) -> None:
         if wrong := sorted(label for label in labels if not 0 <= label < num_classes):
             raise UserError(
                 f'{ann_file} holds the class {_some([*map(str, wrong)])}, but {head} has num_classes='
-                f'{num_classes}: 0 to {num_classes - 1}.\n  to mend it: correct the list (it counts '
+                f'{num_classes}: 0 to {num_classes - 1}.\n  to fix it: correct the list (it counts '
                 'from 0), or num_classes in every head of the model.'
             )
 
 
 def _check_batch(loader: dict, count: int, folder: str) -> None:
-    """Fewer pictures than a batch, and incomplete batches left out: that trains nothing at all."""
+    """Fewer images than a batch, and incomplete batches left out: that trains nothing at all."""
     batch = loader.get('batch_size') or 1
     if loader.get('drop_last') and count < batch:
         raise UserError(
-            f'{folder} has {count} pictures, fewer than a batch of {batch}, and drop_last=True leaves '
+            f'{folder} has {count} images, fewer than a batch of {batch}, and drop_last=True leaves '
             'incomplete batches out: there is nothing to train on.\n'
-            f'  to mend it: --cfg-options train_dataloader.batch_size={count}'
+            f'  to fix it: --cfg-options train_dataloader.batch_size={count}'
         )
 
 
@@ -358,12 +356,12 @@ def _check_exists(cfg: Config, path: str, what: str, place: str, dataset: dict) 
     if os.path.isdir(root) and os.listdir(root):
         raise UserError(
             f'{missing}  {root} holds: {_some(sorted(os.listdir(root)), 12)}\n'
-            f'  to mend it: correct {place} (or its data_root).'
+            f'  to fix it: correct {place} (or its data_root).'
         )
     raise UserError(
         missing
         + (f'  {root} is a link to {os.readlink(root)}, which does not exist\n' if link else '')
-        + f'  to mend it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
+        + f'  to fix it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
         f'  or name it: --cfg-options {place.partition(".")[0]}.dataset.data_root=/path/to/your/data/\n'
         '  without any download: run the same command with --shapes, or try the embedded dataset:\n'
         f'    python tools/train.py {SHAPES_CONFIGS[task]}'
@@ -378,7 +376,7 @@ SHAPES_CONFIGS = {
 }
 
 
-def _classes(dataset: dict) -> Optional[tuple[str, ...]]:
+def _classes(dataset: dict) -> tuple[str, ...] | None:
     """The classes that a dataset expects: its ``metainfo``, or what its type is known for."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
@@ -423,13 +421,13 @@ def _check_num_classes(cfg: Config, classes: Sequence[str], place: str) -> None:
             raise UserError(
                 f'{head} has num_classes={num_classes}, but the dataset of '
                 f'{place.partition(".")[0]} has {len(classes)} classes ({_some(classes)}).\n'
-                f'  to mend it: num_classes={len(classes)} in every head of the model, or the data '
+                f'  to fix it: num_classes={len(classes)} in every head of the model, or the data '
                 'that the model was made for.'
             )
 
 
 def _folders(dataset: dict) -> list[str]:
-    """The picture folders of any dataset: what its ``data_prefix`` or ``split`` names."""
+    """The image folders of any dataset: what its ``data_prefix`` or ``split`` names."""
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     names = prefix.values() if isinstance(prefix, dict) else [prefix]
     return [path for path in (_path(dataset, name) for name in names) if os.path.isdir(path)]
@@ -441,17 +439,17 @@ def _files_below(folder: str) -> list[str]:
 
 def _files_of(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(e.path for e in entries if os.path.splitext(e.name)[1].lower() in _PICTURES)
+        return sorted(e.path for e in entries if os.path.splitext(e.name)[1].lower() in _IMAGES)
 
 
-def _check_pictures(
-    files: list[str], place: str, sample: Optional[int] = SAMPLE, *, decode: bool = False
+def _check_images(
+    files: list[str], place: str, sample: int | None = SAMPLE, *, decode: bool = False
 ) -> None:
-    broken = broken_pictures(files, sample=sample, decode=decode)
+    broken = broken_images(files, sample=sample, decode=decode)
     if broken:
         raise UserError(
-            f'pictures of {place.partition(".")[0]} cannot be read:\n{listing(broken)}\n'
-            '  to mend it: fetch these files again, or remove them and their annotations.'
+            f'images of {place.partition(".")[0]} cannot be read:\n{listing(broken)}\n'
+            '  to fix it: fetch these files again, or remove them and their annotations.'
         )
 
 

@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 
 from paca_mm.errors import UserError
-
-from .paths import assets_root
+from paca_mm.paths import assets_root
 
 #: What a config of each task has as default_scope.
 TASKS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
 
 
-def load_config(path: str, options: Optional[dict] = None, shapes: bool = False) -> Config:
+def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
     """Load a config file.
 
     Args:

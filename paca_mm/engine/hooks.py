@@ -59,13 +59,13 @@ class _RemovesLater:
 
 @HOOKS.register_module()
 class DrawClassesHook(Hook):
-    """Writes every tested picture of a classifier with its true and its predicted class.
+    """Writes every tested image of a classifier with its true and its predicted class.
 
-    Stands in for mmpretrain's ``VisualizationHook``, which exchanges red and blue and lets pictures
+    Stands in for mmpretrain's ``VisualizationHook``, which exchanges red and blue and lets images
     of the same name in different class folders overwrite each other.
 
     Args:
-        out_dir: Where they go, as ``<class folder>_<picture>.png``.
+        out_dir: Where they go, as ``<class folder>_<image>.png``.
         least: Shorter sides than this are enlarged, so that the words can be read.
     """
 
@@ -78,13 +78,13 @@ class DrawClassesHook(Hook):
     ) -> None:
         """Draw a batch, as the model saw it."""
         os.makedirs(self.out_dir, exist_ok=True)
-        for picture, sample in zip(data_batch['inputs'], outputs, strict=True):
+        for image, sample in zip(data_batch['inputs'], outputs, strict=True):
             folder, file = os.path.split(sample.img_path)
             name = f'{os.path.basename(folder)}_{os.path.splitext(file)[0]}'
-            image = picture.flip(0).permute(1, 2, 0).cpu().numpy()  # BGR -> RGB
+            pixels = image.flip(0).permute(1, 2, 0).cpu().numpy()  # BGR -> RGB
             runner.visualizer.visualize_cls(
-                image,
+                pixels,
                 sample,
-                resize=max(self.least, min(image.shape[:2])),
+                resize=max(self.least, min(pixels.shape[:2])),
                 out_file=os.path.join(self.out_dir, f'{name}.png'),
             )

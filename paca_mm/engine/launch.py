@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.errors import UserError
 
-from .checks import check_config, check_every_picture
+from .checks import check_config, check_every_image
 from .config import load_config, task_of
 from .distributed import has_accelerator, is_main_process, prepare_cpu
 from .runner import find_latest_checkpoint
@@ -89,7 +89,7 @@ def test(args: argparse.Namespace) -> None:
     with _data_faults_named(cfg, ('test',)):
         metrics = runner.test()
     lines = [f'predictions: {args.out}'] if args.out else []
-    lines += [f'pictures:    {args.show_dir}'] if args.show_dir else []
+    lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
 
 
@@ -122,22 +122,22 @@ def _build_runner(cfg: Config) -> Runner:
         return Runner.from_cfg(cfg)
     except ImportError as e:
         raise UserError(
-            f'{e}\n  to see what is missing and how to mend it: python tools/doctor.py'
+            f'{e}\n  to see what is missing and how to fix it: python tools/doctor.py'
         ) from e
 
 
 @contextmanager
 def _data_faults_named(cfg: Config, phases: Sequence[str]) -> Iterator[None]:
-    """If a run dies, look whether a picture is the cause, and name it instead of the traceback."""
+    """If a run dies, look whether an image is the cause, and name it instead of the traceback."""
     try:
         yield
     except UserError:
         raise
     except Exception:
-        check_every_picture(cfg, phases)
+        check_every_image(cfg, phases)
         if 'transforms/loading.py' in traceback.format_exc():  # of this process or of a worker's
-            say('note: a picture cannot be decoded; looking for it')
-            check_every_picture(cfg, phases, decode=True)
+            say('note: an image cannot be decoded; looking for it')
+            check_every_image(cfg, phases, decode=True)
         raise
 
 
@@ -219,7 +219,7 @@ def _last_metrics(runner: Runner) -> dict[str, Any]:
     }
 
 
-def last_checkpoint(work_dir: str) -> Optional[str]:
+def last_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that a run in ``work_dir`` ended with."""
     named = Path(work_dir) / 'last_checkpoint'
     return named.read_text().strip() if named.is_file() else None

@@ -1,11 +1,11 @@
-"""Predictions on single pictures, for any of the three tasks: drawn, and as plain data."""
+"""Predictions on single images, for any of the three tasks: drawn, and as plain data."""
 
 import json
 import os
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -17,18 +17,18 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from torch import Tensor
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
-from paca_mm.datasets.pictures import fault_of
+from paca_mm.datasets.images import fault_of
+from paca_mm.environment import require
 from paca_mm.errors import UserError
 
 from .config import task_of
 from .distributed import device as default_device
-from .environment import require
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class Predictor:
-    """A trained model, ready for pictures.
+    """A trained model, ready for images.
 
     Args:
         cfg: The config that the checkpoint was trained with.
@@ -44,7 +44,7 @@ class Predictor:
         record = predictor.predict('street.jpg', drawn='street_drawn.png')
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, device: Optional[str] = None) -> None:
+    def __init__(self, cfg: Config, checkpoint: str, device: str | None = None) -> None:
         _check_device(device)
         self.task = task_of(cfg)
         require(cfg.default_scope)
@@ -57,20 +57,20 @@ class Predictor:
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
         self.model = model.to(device or default_device()).eval()
-        self.pipeline = Compose(_picture_pipeline(cfg))
+        self.pipeline = Compose(_image_pipeline(cfg))
         self.meta = _dataset_meta(cfg, content)
         self.classes: tuple[str, ...] = tuple(self.meta.get('classes') or ())
         self.visualizer = VISUALIZERS.build(cfg.visualizer)
         self.visualizer.dataset_meta = self.meta
 
     def predict(
-        self, picture: str, drawn: Optional[str] = None, score_thr: float = 0.3
+        self, image: str, drawn: str | None = None, score_thr: float = 0.3
     ) -> dict[str, Any]:
-        """Predict one picture.
+        """Predict one image.
 
         Args:
-            picture: The file.
-            drawn: Where to write the picture with the prediction drawn on it, if anywhere.
+            image: The file.
+            drawn: Where to write the image with the prediction drawn on it, if anywhere.
             score_thr: Least score of a detection that is drawn or returned, 0 to 1.
 
         Returns:
@@ -80,22 +80,22 @@ class Predictor:
             Classification: ``top``, the five best with ``label``, ``class`` and ``score``.
 
         Raises:
-            UserError: The picture cannot be read.
+            UserError: The image cannot be read.
         """
-        _check_picture(picture)
+        _check_image(image)
         try:
-            data = self.pipeline(dict(img_path=picture, img_id=0))
+            data = self.pipeline(dict(img_path=image, img_id=0))
         except Exception:
-            _check_picture(picture, decode=True)  # damaged inside?
+            _check_image(image, decode=True)  # damaged inside?
             raise
         with torch.no_grad():
             sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
         if drawn:
-            self._draw(picture, sample, drawn, score_thr)
-        return {'picture': picture, **self._record(sample, score_thr)}
+            self._draw(image, sample, drawn, score_thr)
+        return {'picture': image, **self._record(sample, score_thr)}
 
-    def _draw(self, picture: str, sample: Any, out_file: str, score_thr: float) -> None:
-        image = mmcv.imread(picture, channel_order='rgb')
+    def _draw(self, image: str, sample: Any, out_file: str, score_thr: float) -> None:
+        pixels = mmcv.imread(image, channel_order='rgb')
         options: dict[str, Any] = {}
         if self.task == 'det':
             options = dict(draw_gt=False, pred_score_thr=score_thr)
@@ -103,11 +103,11 @@ class Predictor:
             options = dict(draw_gt=False)
         if self.task == 'cls':
             self.visualizer.visualize_cls(
-                image, sample, classes=list(self.classes) or None, draw_gt=False, out_file=out_file
+                pixels, sample, classes=list(self.classes) or None, draw_gt=False, out_file=out_file
             )
         else:
             self.visualizer.add_datasample(
-                Path(picture).stem, image, sample, out_file=out_file, **options
+                Path(image).stem, pixels, sample, out_file=out_file, **options
             )
 
     def _record(self, sample: Any, score_thr: float) -> dict[str, Any]:
@@ -137,12 +137,12 @@ class Predictor:
         return {'label': label, 'class': name}
 
 
-def _check_picture(picture: str, decode: bool = False) -> None:
-    if fault := fault_of(picture, decode):
-        raise UserError(f'the picture {os.path.abspath(picture)} {fault}.')
+def _check_image(image: str, decode: bool = False) -> None:
+    if fault := fault_of(image, decode):
+        raise UserError(f'the image {os.path.abspath(image)} {fault}.')
 
 
-def _check_device(device: Optional[str]) -> None:
+def _check_device(device: str | None) -> None:
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as e:  # torch raises either, by the kind of device
@@ -152,13 +152,13 @@ def _check_device(device: Optional[str]) -> None:
         ) from None
 
 
-def _preprocessor(cfg: Config) -> Optional[dict]:
+def _preprocessor(cfg: Config) -> dict | None:
     """mmsegmentation and mmpretrain configs keep it beside the model."""
     return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
 
 
-def _picture_pipeline(cfg: Config) -> list[dict]:
-    """The test pipeline without the ground truth, which a single picture does not have."""
+def _image_pipeline(cfg: Config) -> list[dict]:
+    """The test pipeline without the ground truth, which a single image does not have."""
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset:
         dataset = dataset.dataset
@@ -185,8 +185,8 @@ def _run_lengths(mask: Tensor) -> dict[str, Any]:
     return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}
 
 
-def find_pictures(what: str) -> list[str]:
-    """The pictures of a file, a folder or a glob.
+def find_images(what: str) -> list[str]:
+    """The images of a file, a folder or a glob.
 
     Raises:
         UserError: There are none.
@@ -200,16 +200,16 @@ def find_pictures(what: str) -> list[str]:
         found = sorted(p for p in glob(what, recursive=True) if os.path.isfile(p))
     if not found:
         raise UserError(
-            f'no pictures in {what!r} (looked in {Path.cwd()}): give a picture, a folder with '
+            f'no images in {what!r} (looked in {Path.cwd()}): give an image, a folder with '
             f'{", ".join(_SUFFIXES)} files, or a quoted glob.'
         )
     return found
 
 
 def predict_all(
-    predictor: Predictor, pictures: list[str], out_dir: str, score_thr: float
+    predictor: Predictor, images: list[str], out_dir: str, score_thr: float
 ) -> Iterator[dict[str, Any]]:
-    """Predict pictures one by one into ``out_dir``: ``NAME.png`` drawn, and ``predictions.json``.
+    """Predict images one by one into ``out_dir``: ``NAME.png`` drawn, and ``predictions.json``.
 
     Yields:
         Each record as it is done. The JSON file is whole after each of them.
@@ -218,13 +218,13 @@ def predict_all(
     out.mkdir(parents=True, exist_ok=True)
     records = []
     names: set[str] = set()
-    for picture in pictures:
-        name = Path(picture).stem
+    for image in images:
+        name = Path(image).stem
         while name in names:  # a.png and a.jpg, or the same name in two folders of a glob
             name += '_'
         names.add(name)
         drawn = str(out / f'{name}.png')
-        records.append({**predictor.predict(picture, drawn, score_thr), 'drawn': drawn})
+        records.append({**predictor.predict(image, drawn, score_thr), 'drawn': drawn})
         part = out / '.predictions.json.part'
         part.write_text(json.dumps(records, indent=1))
         part.replace(out / 'predictions.json')

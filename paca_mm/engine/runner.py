@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +26,13 @@ class SafeRunner(Runner):
       one before it.
     * It carries the state of the random number generators: a resumed run of one process goes on with
       the numbers that the killed one would have had, to the bit where ``num_workers=0``. (Workers
-      may draw other crops and flips; the order of the pictures stays.)
+      may draw other crops and flips; the order of the images stays.)
     * What is validated is what is saved, also where every process has BatchNorm statistics of its own.
     * Loading calls nothing that the file names, and says what became of every key. Where all keys
       are needed (testing, resuming) a missing one is an error.
     """
 
-    _random_state: Optional[dict] = None
+    _random_state: dict | None = None
     _needs_all = False
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
@@ -43,8 +43,8 @@ class SafeRunner(Runner):
 
     @staticmethod
     def build_dataloader(
-        dataloader: Union[DataLoader, dict],
-        seed: Optional[int] = None,
+        dataloader: DataLoader | dict,
+        seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
         """As the base class; its iterators do not take their seeds out of the model's numbers.
@@ -57,7 +57,7 @@ class SafeRunner(Runner):
         return loader
 
     def save_checkpoint(
-        self, out_dir: str, filename: str, *args: Any, meta: Optional[dict] = None, **kwargs: Any
+        self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
         """Save atomically, with the random state in ``meta``; see the base class."""
         meta = {} if meta is None else meta
@@ -71,7 +71,7 @@ class SafeRunner(Runner):
     def load_checkpoint(
         self,
         filename: str,
-        map_location: Union[str, Callable] = 'cpu',
+        map_location: str | Callable = 'cpu',
         strict: bool = False,
         revise_keys: Any = None,
     ) -> Any:
@@ -158,7 +158,7 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
 
 
-def find_latest_checkpoint(work_dir: Union[str, os.PathLike]) -> Optional[Path]:
+def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
     """The newest whole checkpoint in a work directory, or None.
 
     Trusts ``last_checkpoint`` if the file that it names can be read; otherwise (a kill, a full disk)

@@ -1,11 +1,11 @@
 """Counted MACs against the closed forms and the published table."""
 
-import closed_form
 import pytest
 import torch
-from rows import MINI, MINI_TEACHER, ROWS
-from tool import run
 
+from helpers import closed_form
+from helpers.rows import MINI, MINI_TEACHER, ROWS
+from helpers.tool import run
 from paca_mm.analysis.flops import count
 from paca_mm.models import PaCaViT
 
@@ -55,6 +55,6 @@ def test_the_tool_counts_a_detector(capsys):
     assert 'Warning' not in out
 
 
-def test_a_picture_too_small_to_count(capsys):
+def test_a_image_too_small_to_count(capsys):
     assert run('get_flops', 'configs/det/mask_rcnn_paca_shapes.py', '--shape', '8') == 2
     assert 'each at least 32' in capsys.readouterr().err

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 import torch
-from tool import run
 
+from helpers.tool import run
 from paca_mm.analysis.speed import goals, report, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
 from paca_mm.analysis.speed.contestants import HOSTS, PEERS, Setting, make
@@ -29,7 +29,9 @@ def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
     )  # fmt: skip
     assert code == 0
     out = capsys.readouterr().out
-    assert 'paca_tiny+plain' in out and 'x paca_tiny' in out and '1 threads' in out
+    assert 'paca_tiny+plain' in out
+    assert 'x paca_tiny' in out
+    assert '1 threads' in out
     (file,) = tmp_path.glob('*.csv')
     for condition in ('infer', 'b1', '64x64', '96x64', 'fp32', 't1'):
         assert condition in file.stem
@@ -39,7 +41,8 @@ def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
     for line in lines:
         for key in ('ms', 'ratio', 'share', 'peak_mib', 'gmacs', 'params_m'):
             assert float(line[key]) > 0
-        assert line['torch'] == torch.__version__ and line['rounds'] == '2'
+        assert line['torch'] == torch.__version__
+        assert line['rounds'] == '2'
         assert float(line['accuracy']) == {'t': 80.9, 's': 83.08}[line['name'][5]]
     plots = sorted(p.name.removeprefix(file.stem) for p in tmp_path.glob('*.png'))
     assert plots == ['_accuracy.png', '_size.png']
@@ -49,7 +52,8 @@ def test_one_round_of_the_goals(monkeypatch):
     monkeypatch.setattr(goals, 'SETTING', SMALL)
     monkeypatch.setattr(goals, 'INFERENCE', [('paca_small', 'paca_small+plain', 1.8, 2.5)])
     entries = goals._entries()
-    assert entries['stages 1024'][1].height == 1024 and entries['head'][1].width == 512
+    assert entries['stages 1024'][1].height == 1024
+    assert entries['head'][1].width == 512
     entries['compiled'] = entries['paca_small']  # compiling takes a minute
     for name in ('stages 512', 'stages 1024', 'head', 'head+plain'):
         entries[name] = (entries[name][0], SMALL)

@@ -1,10 +1,10 @@
 """Whole checkpoints from the official layout to ours and back."""
 
-import golden
 import pytest
 import torch
-from rows import ROWS
 
+from helpers import golden
+from helpers.rows import ROWS
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.convert import convert, convert_file
 from paca_mm.errors import UserError

@@ -1,10 +1,10 @@
 """The rename table, both ways, and what happens when it is wrong."""
 
-import golden
 import pytest
 import torch
-from rows import MINI, MINI_TEACHER, ROWS
 
+from helpers import golden
+from helpers.rows import MINI, MINI_TEACHER, ROWS
 from paca_mm.checkpoint import rename, rename_to_official, rename_to_ours
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
@@ -21,9 +21,11 @@ def test_there_and_back(row, prefix):
     before = dict(state)
     rename_to_official(state, prefix)
     renamed = {key for key in state if 'blur_filter' not in key}
-    assert len(renamed) == len(before) and renamed != set(before)
+    assert len(renamed) == len(before)
+    assert renamed != set(before)
     rename_to_ours(state, prefix)
-    assert list(map(id, state.values())) and state.keys() == before.keys()
+    assert list(map(id, state.values()))
+    assert state.keys() == before.keys()
     assert all(state[key] is value for key, value in before.items())
 
 
@@ -59,7 +61,7 @@ def test_a_wrong_row_in_the_table_is_caught(name, monkeypatch):
     model.load_state_dict(golden.state_dict(meta['shapes']), strict=True)
     batch, _, height, width = meta['input']
     with torch.no_grad():
-        out = model(golden.picture(batch, height, width))[0]
+        out = model(golden.image(batch, height, width))[0]
     expected = torch.from_numpy(answers['out0'])
     assert (out - expected).norm() / expected.norm() > 1e-3
 

@@ -83,7 +83,7 @@ def test_every_byte_is_decided_by_the_seed(tiny, tmp_path):
     assert tree_digest(make_shapes(tmp_path / 'other', **{**TINY, 'seed': 8})) != GOLDEN
 
 
-def test_a_picture_does_not_depend_on_the_counts(tiny, tmp_path):
+def test_a_image_does_not_depend_on_the_counts(tiny, tmp_path):
     fewer = make_shapes(tmp_path / 'fewer', **{**TINY, 'num_train': 2})
     for name in ('train/000002.png', 'val/000003.png', 'imagefolder/train/star/000001.png'):
         assert (fewer / name).read_bytes() == (tiny / name).read_bytes()
@@ -98,11 +98,11 @@ def test_the_table_of_cosines_is_far_from_ties():
 @pytest.mark.parametrize('shape', [(1, 1), (5, 7), (5, 7, 3), (300, 200, 3)])
 def test_png_reads_back(tmp_path, shape):
     pixels = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
-    path = tmp_path / 'picture.png'
+    path = tmp_path / 'image.png'
     path.write_bytes(png.encode(pixels))
-    with Image.open(path) as picture:
-        assert picture.mode == ('L' if len(shape) == 2 else 'RGB')
-        assert np.array_equal(np.asarray(picture), pixels)
+    with Image.open(path) as image:
+        assert image.mode == ('L' if len(shape) == 2 else 'RGB')
+        assert np.array_equal(np.asarray(image), pixels)
 
 
 # Outlines and polygons ----------------------------------------------------------------------------
@@ -126,7 +126,8 @@ def test_fill_agrees_with_a_point_by_point_even_odd_rule():
             if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
                 expected[row, column] ^= 1
     expected = expected.reshape(16, 2, 16, 2).sum(axis=(1, 3))
-    assert expected.any() and np.array_equal(outlines.fill(points, 16), expected)
+    assert expected.any()
+    assert np.array_equal(outlines.fill(points, 16), expected)
 
 
 def test_traced_loops_give_back_any_mask():
@@ -167,8 +168,8 @@ def test_annotations_are_exact_to_the_pixel(tiny, split, capsys):
     for image in coco.imgs.values():
         annotations = coco.loadAnns(coco.getAnnIds(image['id']))
         assert 1 <= len(annotations) <= scenes.MAX_SHAPES
-        with Image.open(tiny / split / image['file_name']) as picture:
-            assert picture.size == (image['width'], image['height']) == (64, 64)
+        with Image.open(tiny / split / image['file_name']) as stored:
+            assert stored.size == (image['width'], image['height']) == (64, 64)
         labels = np.ones((64, 64), dtype=np.uint8)
         claimed = np.zeros((64, 64), dtype=int)
         for annotation in annotations:
@@ -192,7 +193,7 @@ def test_annotations_are_exact_to_the_pixel(tiny, split, capsys):
 
 def test_polygons_decode_to_what_is_visible(some_scenes):
     for scene in some_scenes:
-        height, width = scene.picture.shape[:2]
+        height, width = scene.image.shape[:2]
         for instance in scene.instances:
             flat = [[float(v) for corner in loop for v in corner] for loop in instance.loops]
             rle = coco_mask.merge(coco_mask.frPyObjects(flat, height, width))
@@ -204,17 +205,19 @@ def test_imagefolder_has_every_class_in_equal_counts(tiny):
         folder = tiny / 'imagefolder' / split
         assert sorted(p.name for p in folder.iterdir()) == list(CLASSES)
         for name in CLASSES:
-            pictures = sorted((folder / name).iterdir())
-            assert [p.name for p in pictures] == [f'{i:06d}.png' for i in range(1, count + 1)]
-            with Image.open(pictures[0]) as picture:
-                assert picture.size == (32, 32) and picture.mode == 'RGB'
+            images = sorted((folder / name).iterdir())
+            assert [p.name for p in images] == [f'{i:06d}.png' for i in range(1, count + 1)]
+            with Image.open(images[0]) as image:
+                assert image.size == (32, 32)
+                assert image.mode == 'RGB'
 
 
 def test_shapes_json_tells_what_is_there(tiny, capsys):
     info = read_info(tiny)
     assert info == json.loads((tiny / 'shapes.json').read_bytes())
     assert {name: info[name] for name in TINY} == TINY
-    assert tuple(info['classes']) == CLASSES and tuple(info['seg_classes']) == SEG_CLASSES
+    assert tuple(info['classes']) == CLASSES
+    assert tuple(info['seg_classes']) == SEG_CLASSES
     for split in ('train', 'val'):
         assert info['instances'][split] == len(load_coco(tiny, split, capsys).anns)
     assert all(len(list((tiny / name).glob('*.png'))) == n for name, n in info['folders'].items())
@@ -266,7 +269,8 @@ def test_a_class_uses_all_its_hues(label):
 
 def test_ensure_makes_once_and_takes_what_is_there(tmp_path, monkeypatch):
     out = ensure_shapes(tmp_path / 'deep' / 'shapes', **TINY)
-    assert out.is_absolute() and tree_digest(out) == GOLDEN
+    assert out.is_absolute()
+    assert tree_digest(out) == GOLDEN
     monkeypatch.setattr(store, 'write_dataset', lambda *_: pytest.fail('made it again'))
     assert ensure_shapes(out, **TINY) == out
     assert ensure_shapes(out) == out
@@ -277,7 +281,8 @@ def test_an_empty_folder_and_a_link_are_filled(tiny, tmp_path):
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'link').symlink_to(tmp_path / 'disk')
     out = make_shapes(tmp_path / 'link', **TINY)
-    assert (tmp_path / 'link').is_symlink() and out == (tmp_path / 'disk').resolve()
+    assert (tmp_path / 'link').is_symlink()
+    assert out == (tmp_path / 'disk').resolve()
     assert tree_digest(out) == GOLDEN
 
 
@@ -289,15 +294,15 @@ def test_other_values_are_an_error_with_the_cure(copy):
 def test_another_recipe_is_an_error_with_the_cure(copy):
     info = json.loads((copy / 'shapes.json').read_bytes())
     (copy / 'shapes.json').write_text(json.dumps({**info, 'recipe': 0}))
-    with pytest.raises(UserError, match='is of recipe 0; .*make_shapes.py .* --force'):
+    with pytest.raises(UserError, match=r'is of recipe 0; .*make_shapes.py .* --force'):
         ensure_shapes(copy)
 
 
-def test_a_missing_picture_is_named_and_force_mends_it(copy):
+def test_a_missing_image_is_named_and_force_mends_it(copy):
     (copy / 'train' / '000003.png').unlink()
     with pytest.raises(UserError, match=r'lacks 1 file\(s\), such as train/000003.png'):
         ensure_shapes(copy)
-    with pytest.raises(UserError, match='already .*Add --force'):
+    with pytest.raises(UserError, match=r'already .*Add --force'):
         make_shapes(copy, **TINY)
     assert tree_digest(make_shapes(copy, **TINY, force=True)) == GOLDEN
     assert leftovers(copy.parent) == []
@@ -305,7 +310,7 @@ def test_a_missing_picture_is_named_and_force_mends_it(copy):
 
 def test_force_spares_a_file_of_the_user(copy):
     (copy / 'train' / 'mine.png').write_bytes(b'precious')
-    with pytest.raises(UserError, match='such as train/mine.png'):
+    with pytest.raises(UserError, match=r'such as train/mine.png'):
         make_shapes(copy, **TINY, force=True)
     assert (copy / 'train' / 'mine.png').read_bytes() == b'precious'
 
@@ -326,9 +331,9 @@ def test_a_foreign_folder_is_never_touched(tmp_path, make, content):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('not a folder')
-    with pytest.raises(UserError, match='file exists and is not a shapes dataset'):
+    with pytest.raises(UserError, match=r'file exists and is not a shapes dataset'):
         ensure_shapes(tmp_path / 'file')
-    with pytest.raises(UserError, match='cannot be written to .*file/shapes: .*writable'):
+    with pytest.raises(UserError, match=r'cannot be written to .*file/shapes: .*writable'):
         ensure_shapes(tmp_path / 'file' / 'shapes')
 
 
@@ -411,12 +416,14 @@ def test_tool_makes_it_and_says_what_comes_next(tmp_path):
     done = run_tool(out, *tiny)
     assert done.returncode == 0, done.stderr
     assert tree_digest(out) == GOLDEN
-    assert ', '.join(CLASSES) in done.stdout and '8 pictures, 64 x 64' in done.stdout
+    assert ', '.join(CLASSES) in done.stdout
+    assert '8 images, 64 x 64' in done.stdout
     assert 'python tools/train.py configs/det/mask_rcnn_paca_shapes.py' in done.stdout
 
     assert run_tool(out).returncode == 0  # it is there
     other = run_tool(out, '--seed', 9)
-    assert other.returncode == 2 and '--force' in other.stderr
+    assert other.returncode == 2
+    assert '--force' in other.stderr
 
 
 def test_tool_refuses_a_foreign_folder_without_a_traceback(tmp_path):
@@ -424,8 +431,10 @@ def test_tool_refuses_a_foreign_folder_without_a_traceback(tmp_path):
     for force in ((), ('--force',)):
         refused = run_tool(tmp_path, *force)
         assert refused.returncode == 2
-        assert 'error: ' in refused.stderr and 'Traceback' not in refused.stderr
-        assert str(tmp_path) in refused.stderr and 'not a shapes dataset' in refused.stderr
+        assert 'error: ' in refused.stderr
+        assert 'Traceback' not in refused.stderr
+        assert str(tmp_path) in refused.stderr
+        assert 'not a shapes dataset' in refused.stderr
 
 
 def test_importing_the_datasets_package_imports_nothing():

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from test_runner import TINY
-from tool import torchrun
+
+from helpers.tool import torchrun
 
 pytest.importorskip('mmdet')
 
@@ -14,10 +15,10 @@ from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.engine.config import load_config
 from paca_mm.engine.distributed import prepare_cpu
-from paca_mm.engine.paths import assets_root
+from paca_mm.paths import assets_root
 
-#: A step whose loss is a mean over pictures, so that splitting the batch changes nothing: plain
-#: SGD on the backbone's mean square, with the pictures in a fixed order.
+#: A step whose loss is a mean over images, so that splitting the batch changes nothing: plain
+#: SGD on the backbone's mean square, with the images in a fixed order.
 STEP = """
 import sys
 import torch
@@ -36,20 +37,20 @@ class Square(BaseModel):
         return {'loss': sum((out ** 2).mean() * 100 for out in self.backbone(inputs))}
 
 @DATASETS.register_module()
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     def __init__(self):
-        self.pictures = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        self.images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     def __len__(self):
         return 4
     def __getitem__(self, i):
-        return dict(inputs=self.pictures[i])
+        return dict(inputs=self.images[i])
 
 arch = dict(embed_dims=(8,) * 4, num_heads=(1,) * 4, depths=(1,) * 4, mlp_ratios=(2,) * 4)
 launcher, work_dir, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 cfg = Config(dict(
     model=dict(type='Square', arch=arch, num_clusters=(3, 3, 3, 0)),
     work_dir=work_dir, launcher=launcher, runner_type='paca_mm.SafeRunner',
-    train_dataloader=dict(batch_size=batch, num_workers=0, dataset=dict(type='Pictures'),
+    train_dataloader=dict(batch_size=batch, num_workers=0, dataset=dict(type='Images'),
                           sampler=dict(type='DefaultSampler', shuffle=False),
                           collate_fn=dict(type='default_collate')),
     train_cfg=dict(by_epoch=True, max_epochs=2),
@@ -93,7 +94,8 @@ def test_the_tools_run_in_two_processes(tmp_path):
     def metrics(text):
         return [line for line in text.splitlines() if line.startswith('  coco/')]
 
-    assert metrics(test.stdout) and metrics(test.stdout) == metrics(train.stdout)
+    assert metrics(test.stdout)
+    assert metrics(test.stdout) == metrics(train.stdout)
 
 
 def test_a_config_for_gpus_is_made_ready_for_the_cpu():
@@ -102,4 +104,5 @@ def test_a_config_for_gpus_is_made_ready_for_the_cpu():
     cfg = load_config('configs/det/mask_rcnn_paca.py')
     (note,) = prepare_cpu(cfg, 'none')
     assert 'float32' in note
-    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper

@@ -9,14 +9,15 @@ import time
 import pytest
 import torch
 from mmengine.config import Config
-from tool import run
+
+from helpers.tool import run
 
 pytest.importorskip('mmdet')
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import ensure_shapes
-from paca_mm.engine.paths import assets_root
 from paca_mm.engine.runner import find_latest_checkpoint
+from paca_mm.paths import assets_root
 
 SHAPES = 'configs/det/mask_rcnn_paca_shapes.py'
 
@@ -88,7 +89,8 @@ def test_a_resumed_run_ends_where_the_straight_one_does(straight, folder, capfd)
     )
     assert run('train', 'tiny.py', '--work-dir', 'cut', '--resume') == 0
     out = capfd.readouterr().out
-    assert 'going on from ' in out and 'cut/epoch_2.pth\n' in out
+    assert 'going on from ' in out
+    assert 'cut/epoch_2.pth\n' in out
     resumed, expected = weights('cut/epoch_3.pth'), weights(straight / 'epoch_3.pth')
     for key, value in expected.items():
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, msg=key)
@@ -156,9 +158,11 @@ def test_the_test_repeats_the_metrics_of_the_training(straight, folder, capfd):
                '--show-dir', 'shown') == 0  # fmt: skip
     tested = json.loads(next((folder / 'tested').glob('*/*.json')).read_text())
     keys = [key for key in tested if key.startswith('coco/')]
-    assert keys and all(tested[key] == trained[key] for key in keys)
+    assert keys
+    assert all(tested[key] == trained[key] for key in keys)
     out = capfd.readouterr().out
-    assert 'done in' in out and 'predictions: p.pkl' in out
+    assert 'done in' in out
+    assert 'predictions: p.pkl' in out
     assert (folder / 'p.pkl').stat().st_size > 0
     assert (
         len(
@@ -209,9 +213,11 @@ def test_infer_draws_and_writes_json(straight, folder):
         assert (folder / record['drawn']).stat().st_size > 0
         for found in record['instances']:
             assert found['class'] in ('crescent', 'cross', 'disc', 'square', 'star', 'triangle')
-            assert len(found['bbox']) == 4 and found['mask']['size'] == [128, 128]
+            assert len(found['bbox']) == 4
+            assert found['mask']['size'] == [128, 128]
 
 
 def test_log_is_not_flooded_by_the_parameters(straight):
     log = next(straight.glob('*/*.log')).read_text()
-    assert 'Epoch(train)' in log and 'paramwise_options' not in log
+    assert 'Epoch(train)' in log
+    assert 'paramwise_options' not in log

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
-from tool import run
+
+from helpers.tool import run
 
 pytest.importorskip('mmdet')
 
 from paca_mm.datasets.shapes import ensure_shapes
-from paca_mm.engine.paths import assets_root
+from paca_mm.paths import assets_root
 
 COCO = 'configs/det/mask_rcnn_paca.py'
 SHAPES = 'configs/det/mask_rcnn_paca_shapes.py'
@@ -33,7 +34,8 @@ def fails(capfd, name, *argv):
     """Run a tool that must fail; returns its message."""
     assert run(name, *argv) == 2
     message = capfd.readouterr().err.rpartition('error: ')[2]
-    assert message and 'Traceback' not in message
+    assert message
+    assert 'Traceback' not in message
     return message
 
 
@@ -51,14 +53,16 @@ def test_the_exit_code_and_no_traceback_of_the_real_command(here):
     tool = assets_root() / 'tools/train.py'
     done = subprocess.run([sys.executable, tool, COCO], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert 'Traceback' not in done.stderr and done.stderr.strip().startswith('error: ')
+    assert 'Traceback' not in done.stderr
+    assert done.stderr.strip().startswith('error: ')
 
 
 def test_coco_is_missing(here, capfd):
     message = fails(capfd, 'train', COCO)
     assert f'looked for: {here}/data/coco/annotations/instances_train2017.json' in message
     assert 'ln -s /path/to/your/coco data/coco' in message
-    assert '--shapes' in message and SHAPES in message
+    assert '--shapes' in message
+    assert SHAPES in message
 
 
 def test_the_link_to_coco_is_broken(here, capfd):
@@ -67,25 +71,28 @@ def test_the_link_to_coco_is_broken(here, capfd):
     assert 'is a link to /nowhere/coco, which does not exist' in fails(capfd, 'train', COCO)
 
 
-def test_the_pictures_are_missing(here, shapes, capfd):
+def test_the_images_are_missing(here, shapes, capfd):
     copy = here / 'copy'
     copy.mkdir()
     (copy / 'annotations').symlink_to(shapes / 'annotations')
     message = fails(capfd, 'train', SHAPES, *on(copy))
-    assert f'picture folder of train_dataloader is missing.\n  looked for: {copy}/train' in message
+    assert f'image folder of train_dataloader is missing.\n  looked for: {copy}/train' in message
     assert f'{copy} holds: annotations\n' in message
     assert 'correct train_dataloader.dataset.data_prefix.img (or its data_root)' in message
 
 
 def test_another_class_count_in_the_head(here, shapes, capfd):
     message = fails(capfd, 'train', SHAPES, *on(shapes), 'model.roi_head.mask_head.num_classes=80')
-    assert 'FCNMaskHead has num_classes=80' in message and 'has 6 classes (crescent' in message
+    assert 'FCNMaskHead has num_classes=80' in message
+    assert 'has 6 classes (crescent' in message
 
 
 def test_other_classes_in_the_annotation_file(here, shapes, capfd):
     message = fails(capfd, 'train', SHAPES, *on(shapes), 'train_dataloader.dataset.metainfo=None')
-    assert 'annotates 6 classes (crescent' in message and 'expects 80' in message
-    assert "metainfo=dict(classes=('crescent', 'cross'" in message and 'num_classes=6' in message
+    assert 'annotates 6 classes (crescent' in message
+    assert 'expects 80' in message
+    assert "metainfo=dict(classes=('crescent', 'cross'" in message
+    assert 'num_classes=6' in message
 
 
 @pytest.mark.parametrize('content', ['', '{"images": [', '{"images": []}'])
@@ -158,7 +165,7 @@ class _Hostile:
         return os.system, ('touch was_run',)
 
 
-def test_a_corrupt_picture_is_found_before_training(here, capfd):
+def test_a_corrupt_image_is_found_before_training(here, capfd):
     root = ensure_shapes(here / 'copy', num_train=4, num_val=2)
     broken = root / 'train/000003.png'
     broken.write_bytes(broken.read_bytes()[:5000])
@@ -166,7 +173,7 @@ def test_a_corrupt_picture_is_found_before_training(here, capfd):
     assert f'{broken} is torn (5000 bytes' in message
 
 
-def test_a_picture_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
+def test_a_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
     """The check before training looks at a sample; the rest is named when it stops the run."""
     from paca_mm.engine import checks
 
@@ -174,7 +181,7 @@ def test_a_picture_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkey
     broken = root / 'train/000003.png'
     broken.write_bytes(b'')
     monkeypatch.setattr(checks, 'SAMPLE', 0)
-    monkeypatch.setattr(checks._check_pictures, '__defaults__', (0,))
+    monkeypatch.setattr(checks._check_images, '__defaults__', (0,))
     message = fails(capfd, 'train', SHAPES, *on(root), 'train_dataloader.num_workers=0',
                     'train_dataloader.persistent_workers=False')  # fmt: skip
     assert f'{broken} is empty (0 bytes)' in message
@@ -212,8 +219,8 @@ def test_resuming_from_bare_weights(here, shapes, capfd):
     assert 'cannot be resumed: it holds weights only' in message
 
 
-def test_no_pictures_to_predict(here, capfd):
-    assert 'no pictures in' in fails(capfd, 'infer', here, SHAPES, 'x.pth')
+def test_no_images_to_predict(here, capfd):
+    assert 'no images in' in fails(capfd, 'infer', here, SHAPES, 'x.pth')
 
 
 def test_amp_without_a_gpu(here, shapes, capfd):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
-from paca_mm.models.backbones.archs import resolve_arch
-from paca_mm.models.layers import PaCaBlock
+from paca_mm.models.paca.archs import resolve_arch
+from paca_mm.models.paca.block import PaCaBlock
 from paca_mm.zoo import ROWS
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -38,7 +38,7 @@ VARIANTS = {
     'plain': 'the plain reading (ours only)',
     'compile': 'torch.compile of the whole',
     'blocks': 'torch.compile of each block (our rows only)',
-    'channels_last': 'pictures and weights in channels-last memory',
+    'channels_last': 'images and weights in channels-last memory',
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
     'cp': 'blocks are recomputed in the backward pass (ours only)',
     **dict.fromkeys(DTYPES, 'in this precision'),
@@ -50,8 +50,8 @@ class Peer:
     """A model of others: its names, and the top-1 accuracy that its authors publish."""
 
     timm: str
-    mmpretrain: Optional[str]
-    accuracy: Optional[float]
+    mmpretrain: str | None
+    accuracy: float | None
 
 
 #: Accuracies: the model cards of Swin and ConvNeXt in mmpretrain, and of PVTv2 (whai362/PVT).
@@ -111,7 +111,7 @@ class Setting:
 
     Attributes:
         mode: ``'infer'``, or ``'train'`` for forward, loss and backward, without an optimizer.
-        dtype: Of weights and pictures in inference; of autocast in training.
+        dtype: Of weights and images in inference; of autocast in training.
     """
 
     mode: str = 'infer'
@@ -121,7 +121,7 @@ class Setting:
     dtype: str = 'fp32'
     device: str = 'cpu'
 
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         return torch.randn(self.batch, 3, self.height, self.width, device=self.device)
 
 
@@ -131,13 +131,13 @@ class Facts:
 
     Attributes:
         setting: With the precision of its variant.
-        macs: Multiply-accumulates of the forward pass of one picture; None for a whole host, whose
+        macs: Multiply-accumulates of the forward pass of one image; None for a whole host, whose
             heads depend on what they find.
     """
 
     setting: Setting
     params: int
-    macs: Optional[int]
+    macs: int | None
     compiled: bool
 
 
@@ -181,7 +181,7 @@ def make(name: str, setting: Setting) -> Contestant:
         model, step = _row(row, variants), _classify
     elif base == 'head':
         model, step = _head(variants), _segment_maps
-    elif base.endswith('.py') or '/' in base and base.split('/')[0] in HOSTS:
+    elif base.endswith('.py') or ('/' in base and base.split('/')[0] in HOSTS):
         model, step = _whole(base), _host_step
     else:
         model, step = _peer(base, setting), _classify
@@ -218,14 +218,14 @@ class _Classifier(nn.Module):
         return self.head(self.backbone(x)[-1].mean((2, 3)))
 
 
-def _row_of(name: str) -> Optional[str]:
+def _row_of(name: str) -> str | None:
     """``'paca_small'`` -> ``'small'``; None for what is no published row."""
     row = name.removeprefix('paca_')
     return row if row != name and row in ROWS else None
 
 
 def _row(row: str, variants: Sequence[str]) -> nn.Module:
-    from .plain import PlainPaCaViT
+    from paca_mm.models.paca.plain import PlainPaCaViT
 
     cls = PlainPaCaViT if 'plain' in variants else PaCaViT
     last = 2 if 'stages123' in variants else 3
@@ -235,7 +235,7 @@ def _row(row: str, variants: Sequence[str]) -> nn.Module:
 
 def _peer(name: str, setting: Setting) -> nn.Module:
     library, _, own_name = name.rpartition('/')
-    if library not in ('', 'timm', 'mmpretrain') or not library and name not in PEERS:
+    if library not in ('', 'timm', 'mmpretrain') or (not library and name not in PEERS):
         near = get_close_matches(name, known(), n=3)
         raise UserError(
             f'{name!r} is no model that this benchmark knows'
@@ -263,7 +263,7 @@ def _peer(name: str, setting: Setting) -> nn.Module:
         raise UserError(f"timm knows no model {own_name!r}; timm.list_models('*swin*'), say, does.")
     # Ours trains without stochastic depth here, and so do they.
     kwargs: dict[str, Any] = dict(drop_path_rate=0.0)
-    try:  # windows and position embeddings are made for one size of picture
+    try:  # windows and position embeddings are made for one size of image
         return timm.create_model(own_name, img_size=(setting.height, setting.width), **kwargs)
     except TypeError:
         return timm.create_model(own_name, **kwargs)
@@ -311,7 +311,7 @@ def _classify(
     model: nn.Module, setting: Setting, channels_last: bool, compiled: bool
 ) -> Callable[[], Any]:
     call, dtype, context = _prepare(model, setting, compiled)
-    x = _laid_out(setting.pictures().to(dtype), channels_last)
+    x = _laid_out(setting.images().to(dtype), channels_last)
     labels = torch.randint(1000, (setting.batch,), device=setting.device)
 
     def infer() -> Any:
@@ -329,9 +329,8 @@ def _classify(
 
 def _head(variants: Sequence[str]) -> nn.Module:
     _need('mmseg', 'head')
-    from paca_mm.models.decode_heads import PaCaHead
-
-    from .plain import plain_head
+    from paca_mm.models.paca.head import PaCaHead
+    from paca_mm.models.paca.plain import plain_head
 
     head = PaCaHead(
         [96, 192, 320, 384],
@@ -346,7 +345,7 @@ def _head(variants: Sequence[str]) -> nn.Module:
 def _segment_maps(
     head: Any, setting: Setting, channels_last: bool, compiled: bool
 ) -> Callable[[], Any]:
-    """The head on maps at 1/4 to 1/32 of the picture; a train step ends with the mean of the outputs.
+    """The head on maps at 1/4 to 1/32 of the image; a train step ends with the mean of the outputs.
 
     mmseg's own losses would follow, which are the same for every head.
     """
@@ -376,9 +375,9 @@ def _segment_maps(
 
 def _whole(name: str) -> nn.Module:
     from paca_mm.engine.config import load_config
-    from paca_mm.engine.paths import assets_root
+    from paca_mm.paths import assets_root
 
-    from ..models import build
+    from ..toy_inputs import build
 
     host, _, backbone = name.partition('/')
     if name.endswith('.py'):
@@ -417,12 +416,12 @@ def _need(package: str, name: str) -> None:
 def _host_step(
     model: Any, setting: Setting, channels_last: bool, compiled: bool
 ) -> Callable[[], Any]:
-    """A step as the Runner makes it: the losses of annotated pictures, or predictions."""
-    from ..models import annotations
+    """A step as the Runner makes it: the losses of annotated images, or predictions."""
+    from ..toy_inputs import annotations
 
     # mmcv's ops, non-maximum suppression say, take nothing but fp32.
     call, dtype, context = _prepare(model, setting, compiled, cast=False)
-    x = _laid_out(setting.pictures().to(dtype), channels_last)
+    x = _laid_out(setting.images().to(dtype), channels_last)
     samples = annotations(model, setting.batch, setting.height, setting.width)
     samples = [sample.to(setting.device) for sample in samples]
 

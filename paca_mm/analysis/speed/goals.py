@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from .clock import Spread
 from .contestants import Setting
@@ -37,7 +37,7 @@ class Goal:
     """
 
     text: str
-    measured: Optional[Spread]
+    measured: Spread | None
     floor: float
     aim: float
     less: bool = False

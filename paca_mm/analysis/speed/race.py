@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
 
 from paca_mm.errors import UserError
 
@@ -32,14 +31,14 @@ class Race:
 
     facts: dict[str, Facts]
     seconds: dict[str, list[float]]
-    peaks: dict[str, Optional[float]]
+    peaks: dict[str, float | None]
     rates: dict[str, float]
 
     def speedup(self, name: str, over: str) -> Spread:
         """How many times as fast one is as the other."""
         return ratios(self.seconds[name], self.seconds[over])
 
-    def share(self, name: str) -> Optional[float]:
+    def share(self, name: str) -> float | None:
         """Products per second over the machine's; a training step counts as three forward passes."""
         facts = self.facts[name]
         if facts.macs is None:
@@ -67,7 +66,7 @@ class Race:
             ms=spread.median * 1e3,
             ms_p10=spread.low * 1e3,
             ms_p90=spread.high * 1e3,
-            pictures_per_s=s.batch / spread.median,
+            images_per_s=s.batch / spread.median,
             baseline=baseline,
             ratio=ratio.median,
             ratio_p10=ratio.low,
@@ -85,7 +84,7 @@ def race(
     rounds: int,
     threads: int = 1,
     progress: Progress = silent,
-    limit_s: Optional[float] = None,
+    limit_s: float | None = None,
 ) -> Race:
     """Run models in turn.
 
@@ -143,9 +142,9 @@ def race(
     return Race(facts, seconds, peaks, rates)
 
 
-def _accuracy(name: str) -> Optional[float]:
+def _accuracy(name: str) -> float | None:
     """The published top-1 accuracy; None for what is no ImageNet classifier of the lists."""
-    from ..metafiles import read_metafile
+    from paca_mm.zoo.metafiles import read_metafile
 
     name = name.split('+')[0]
     if name in PEERS:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import count
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
@@ -73,7 +73,7 @@ class Row:
     Attributes:
         ms, ms_p10, ms_p90: Milliseconds a step: median, 10th and 90th percentile of the rounds.
         ratio, ratio_p10, ratio_p90: How many times as fast as the baseline, round against round.
-        gmacs: Of the forward pass of one picture.
+        gmacs: Of the forward pass of one image.
         share: Products per second over those of a large matrix product in the same rounds; a
             training step counts as three forward passes.
         peak_mib: Memory of a step beyond the weights.
@@ -88,46 +88,46 @@ class Row:
     dtype: str
     compiled: bool
     params_m: float
-    gmacs: Optional[float]
+    gmacs: float | None
     ms: float
     ms_p10: float
     ms_p90: float
-    pictures_per_s: float
+    images_per_s: float
     baseline: str
     ratio: float
     ratio_p10: float
     ratio_p90: float
-    share: Optional[float]
-    peak_mib: Optional[float]
-    accuracy: Optional[float]
+    share: float | None
+    peak_mib: float | None
+    accuracy: float | None
     rounds: int
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned columns, fastest first within a setting."""
     baseline = rows[0].baseline
-    heads = ['model', 'mode', 'batch', 'picture', 'dtype', 'params M', 'GMACs', 'ms', '10-90 %',
-             'pictures/s', f'x {baseline}', '10-90 %', 'share', 'peak MiB']  # fmt: skip
+    heads = ['model', 'mode', 'batch', 'image', 'dtype', 'params M', 'GMACs', 'ms', '10-90 %',
+             'images/s', f'x {baseline}', '10-90 %', 'share', 'peak MiB']  # fmt: skip
     lines = [heads]
-    for r in sorted(rows, key=lambda r: (r.mode, r.height * r.width, r.ms)):
-        lines.append(
-            [
-                r.name,
-                r.mode,
-                str(r.batch),
-                f'{r.height}x{r.width}',
-                r.dtype,
-                f'{r.params_m:.1f}',
-                _or_dash(r.gmacs, '.2f'),
-                f'{r.ms:.1f}',
-                f'{r.ms_p10:.0f}-{r.ms_p90:.0f}',
-                f'{r.pictures_per_s:.1f}',
-                f'{r.ratio:.2f}',
-                f'{r.ratio_p10:.2f}-{r.ratio_p90:.2f}',
-                _or_dash(r.share, '.2f'),
-                _or_dash(r.peak_mib, '.0f'),
-            ]
-        )
+    lines.extend(
+        [
+            r.name,
+            r.mode,
+            str(r.batch),
+            f'{r.height}x{r.width}',
+            r.dtype,
+            f'{r.params_m:.1f}',
+            _or_dash(r.gmacs, '.2f'),
+            f'{r.ms:.1f}',
+            f'{r.ms_p10:.0f}-{r.ms_p90:.0f}',
+            f'{r.images_per_s:.1f}',
+            f'{r.ratio:.2f}',
+            f'{r.ratio_p10:.2f}-{r.ratio_p90:.2f}',
+            _or_dash(r.share, '.2f'),
+            _or_dash(r.peak_mib, '.0f'),
+        ]
+        for r in sorted(rows, key=lambda r: (r.mode, r.height * r.width, r.ms))
+    )
     return columns(lines)
 
 
@@ -145,12 +145,12 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     return '\n'.join([text(lines[0]), '-' * len(text(lines[0])), *map(text, lines[1:])])
 
 
-def _or_dash(value: Optional[float], spec: str) -> str:
+def _or_dash(value: float | None, spec: str) -> str:
     return '-' if value is None else format(value, spec)
 
 
 def file_name(conditions: Conditions, rows: Sequence[Row]) -> str:
-    """A name that carries the conditions: date, device, modes, pictures, precision, threads."""
+    """A name that carries the conditions: date, device, modes, images, precision, threads."""
     device = re.sub(r'[^\w.]+', '-', conditions.device.partition(',')[0].lower())
 
     def words(values: Any) -> str:
@@ -195,7 +195,7 @@ def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -
 
 
 def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
-    """Time against the picture's size where there are several, accuracy against time where known.
+    """Time against the image's size where there are several, accuracy against time where known.
 
     Args:
         file: The CSV file of the rows, beside which the plots are put.
@@ -246,7 +246,7 @@ def _axes(conditions: Conditions, row: Row, title: str) -> tuple[Any, Any]:
 
 
 def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
-    figure, axes = _axes(conditions, rows[0], "Time against the picture's size")
+    figure, axes = _axes(conditions, rows[0], "Time against the image's size")
     for i, name in enumerate(dict.fromkeys(r.name for r in rows)):
         line = sorted((r for r in rows if r.name == name), key=lambda r: r.height * r.width)
         x = [r.height * r.width / 1e6 for r in line]

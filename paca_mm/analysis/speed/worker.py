@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
@@ -32,7 +32,7 @@ class Here:
     """
 
     facts: Facts
-    peak: Optional[float]
+    peak: float | None
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -41,7 +41,7 @@ class Here:
         self.run, self.facts = _made(name, setting)
         self.peak = self._warm_up()
 
-    def _warm_up(self) -> Optional[float]:
+    def _warm_up(self) -> float | None:
         if self.device.type == 'cuda':
             before = torch.cuda.memory_allocated()
             for _ in range(3):  # the first ones compile, choose kernels and fill the allocator
@@ -68,7 +68,7 @@ class Away:
     """The same in a process of its own, which gets ready while others do."""
 
     facts: Facts
-    peak: Optional[float]
+    peak: float | None
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         self.name = name
@@ -82,7 +82,7 @@ class Away:
         """Seconds of one step."""
         return self._answer('step')
 
-    def _answer(self, order: Optional[str] = None) -> Any:
+    def _answer(self, order: str | None = None) -> Any:
         return _answer(self.name, self.process, self.connection, order)
 
     def hang_up(self) -> None:
@@ -107,7 +107,7 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         process.kill()
 
 
-def _answer(name: str, process: Any, connection: Connection, order: Optional[str] = None) -> Any:
+def _answer(name: str, process: Any, connection: Connection, order: str | None = None) -> Any:
     """What a process sends, upon an order if there is one; what it reports as an error is raised."""
     try:
         if order:
@@ -181,7 +181,7 @@ def _start_libraries() -> None:
     (y @ y.mT).softmax(-1).sum().backward()
 
 
-def _forget_peak() -> Optional[float]:
+def _forget_peak() -> float | None:
     """Start the record anew; bytes that are resident now, without those that were freed."""
     with suppress(OSError, AttributeError):  # glibc has it
         ctypes.CDLL(None).malloc_trim(0)
@@ -192,11 +192,11 @@ def _forget_peak() -> Optional[float]:
     return _status('VmRSS')
 
 
-def _peak() -> Optional[float]:
+def _peak() -> float | None:
     return _status('VmHWM')
 
 
-def _status(key: str) -> Optional[float]:
+def _status(key: str) -> float | None:
     """Bytes of a line of Linux's /proc/self/status."""
     file = Path('/proc/self/status')
     lines = file.read_text().splitlines() if file.exists() else []

@@ -7,7 +7,7 @@ the PNG files are written by our own writer. The files, in the order of the work
 - ``outlines.py``: the classes, their outlines, and filling an outline on the pixel grid
 - ``textures.py``: hues, colours and patterns
 - ``polygons.py``: visible mask to COCO polygons that decode to the same mask
-- ``scenes.py``: one picture: arrange, reject what could not be annotated, paint
+- ``scenes.py``: one image: arrange, reject what could not be annotated, paint
 - ``png.py``: PNG without a compressor
 - ``dataset.py``: the three layouts on disk
 - ``store.py``: make it once, atomically; recognise what is there

@@ -1,9 +1,9 @@
 """The dataset on disk: the same shapes as COCO instances, ADE-style masks and ImageFolder.
 
 - ``annotations/instances_{train,val}.json``: polygons of what is visible of each shape
-- ``{train,val}/000001.png``: pictures; image ids count from 1 in each split
+- ``{train,val}/000001.png``: images; image ids count from 1 in each split
 - ``masks/{train,val}/000001.png``: labels, 1 for background, 2 and up for the shapes
-- ``imagefolder/{train,val}/<class>/``: one shape a picture, half the side
+- ``imagefolder/{train,val}/<class>/``: one shape an image, half the side
 - ``README.txt``, ``shapes.json``: for people, for programs
 """
 
@@ -22,7 +22,7 @@ from . import png
 from .outlines import CLASSES
 from .scenes import Scene, make_card, make_scene
 
-# Masks are read with `reduce_zero_label=True`, the road ADE20K takes: 0 means "no label" there and
+# Masks are read with `reduce_zero_label=True`, as ADE20K does: 0 means "no label" there and
 # occurs nowhere here, the background is a class of its own, so mIoU counts it.
 SEG_CLASSES = ('background', *CLASSES)
 
@@ -43,11 +43,11 @@ class ShapesSpec:
 
     Args:
         seed: 0 <= seed < 2**32.
-        num_train: pictures to train on. Each class gets half as many pictures in the ImageFolder.
-        num_val: pictures to validate on; likewise.
-        size: side of the pictures in pixels, 64 to 1024. ImageFolder pictures have half of it.
+        num_train: images to train on. Each class gets half as many images in the ImageFolder.
+        num_val: images to validate on; likewise.
+        size: side of the images in pixels, 64 to 1024. ImageFolder images have half of it.
 
-    Picture i of a split is the same whatever the counts.
+    Image i of a split is the same whatever the counts.
 
     Raises:
         UserError: if a value is not an integer in its range.
@@ -72,26 +72,26 @@ class ShapesSpec:
                     f'not {value!r}.'
                 )
 
-    def pictures(self, split: str) -> int:
-        """Pictures in a split."""
+    def images(self, split: str) -> int:
+        """Images in a split."""
         return self.num_train if split == 'train' else self.num_val
 
     def per_class(self, split: str) -> int:
-        """ImageFolder pictures of each class in a split."""
-        return max(1, self.pictures(split) // 2)
+        """ImageFolder images of each class in a split."""
+        return max(1, self.images(split) // 2)
 
     def folders(self) -> dict[str, int]:
-        """Every folder of pictures and how many it holds; they are numbered from 000001."""
+        """Every folder of images and how many it holds; they are numbered from 000001."""
         counts = {}
         for split in SPLITS:
-            counts[split] = counts[f'masks/{split}'] = self.pictures(split)
+            counts[split] = counts[f'masks/{split}'] = self.images(split)
             for name in CLASSES:
                 counts[f'imagefolder/{split}/{name}'] = self.per_class(split)
         return counts
 
 
-def picture_name(number: int) -> str:
-    """File name of picture `number`, which is also its COCO image id."""
+def image_name(number: int) -> str:
+    """File name of image `number`, which is also its COCO image id."""
     return f'{number:06d}.png'
 
 
@@ -105,7 +105,7 @@ def write_dataset(folder: Path, spec: ShapesSpec) -> None:
             for number in range(1, spec.per_class(split) + 1):
                 rng = _rng(spec, split, label + 1, number)
                 card = make_card(rng, spec.size // 2, label)
-                path = folder / 'imagefolder' / split / name / picture_name(number)
+                path = folder / 'imagefolder' / split / name / image_name(number)
                 path.write_bytes(png.encode(card))
     info: dict[str, Any] = {'format': FORMAT, 'recipe': RECIPE, **asdict(spec)}
     info |= {'classes': CLASSES, 'seg_classes': SEG_CLASSES, 'instances': instances}
@@ -116,25 +116,25 @@ def write_dataset(folder: Path, spec: ShapesSpec) -> None:
 
 def class_mask(scene: Scene) -> NDArray[np.uint8]:
     """Labels (H, W) of a scene: 1 + the index of `SEG_CLASSES`."""
-    labels = np.ones(scene.picture.shape[:2], dtype=np.uint8)
+    labels = np.ones(scene.image.shape[:2], dtype=np.uint8)
     for instance in scene.instances:
         labels[instance.visible] = instance.label + 2
     return labels
 
 
 def _rng(spec: ShapesSpec, split: str, kind: int, number: int) -> np.random.RandomState:
-    # One generator a picture: `RandomState` and its seeding are frozen by NumPy's policy (NEP 19).
+    # One generator an image: `RandomState` and its seeding are frozen by NumPy's policy (NEP 19).
     return np.random.RandomState([spec.seed, SPLITS.index(split), kind, number])
 
 
 def _write_split(folder: Path, spec: ShapesSpec, split: str) -> int:
-    """Pictures, masks and instances of one split; returns the number of instances."""
+    """Images, masks and instances of one split; returns the number of instances."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in range(1, spec.pictures(split) + 1):
+    for number in range(1, spec.images(split) + 1):
         scene = make_scene(_rng(spec, split, 0, number), spec.size)
-        name = picture_name(number)
-        (folder / split / name).write_bytes(png.encode(scene.picture))
+        name = image_name(number)
+        (folder / split / name).write_bytes(png.encode(scene.image))
         (folder / 'masks' / split / name).write_bytes(png.encode(class_mask(scene)))
         images.append({'id': number, 'file_name': name, 'width': spec.size, 'height': spec.size})
         for annotation in _annotations(scene):
@@ -188,14 +188,14 @@ The shapes dataset of paca_mm, recipe {RECIPE}, seed {spec.seed}.
 Textured, overlapping shapes, {spec.size} x {spec.size} pixels. Made by tools/make_shapes.py, the
 same bytes on every machine; shapes.json says with which parameters.
 
-train/, val/                     {spec.num_train} and {spec.num_val} pictures
+train/, val/                     {spec.num_train} and {spec.num_val} images
 annotations/instances_*.json     COCO: {instances['train']} and {instances['val']} instances.
                                  Polygons of the visible part on the cracks between pixels;
                                  they decode to the masks to the pixel.
 masks/train/, masks/val/         label of each pixel, read with reduce_zero_label=True
                                  (0, "no label", does not occur)
 imagefolder/{{train,val}}/<class>/ {spec.per_class('train')} and {spec.per_class('val')} \
-pictures a class, {spec.size // 2} x {spec.size // 2}, one shape each
+images a class, {spec.size // 2} x {spec.size // 2}, one shape each
 
 Labels in masks/, and category ids in annotations/ (an ImageFolder reader numbers the classes from
 0 in the same order):

@@ -98,7 +98,7 @@ def place(
 
 
 def area(points: Points) -> int:
-    """Area in pixels of a placed outline, whether it lies in the picture or not (rounded down)."""
+    """Area in pixels of a placed outline, whether it lies in the image or not (rounded down)."""
     x, y = points[:, 0], points[:, 1]
     doubled = int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
     return abs(doubled) // (2 * (FINE * SUB) ** 2)

@@ -14,8 +14,9 @@ _STORED_MAX = 65535  # bytes of one stored block
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """The PNG file of an 8-bit picture: (H, W) grey or (H, W, 3) red, green, blue."""
-    assert pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2:] == (3,)), pixels.shape
+    """The PNG file of an 8-bit image: (H, W) grey or (H, W, 3) red, green, blue."""
+    assert pixels.dtype == np.uint8, pixels.dtype
+    assert pixels.ndim == 2 or pixels.shape[2:] == (3,), pixels.shape
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
     unfiltered = np.zeros((height, 1), dtype=np.uint8)  # each row starts with its filter: none

@@ -1,4 +1,4 @@
-"""One picture: shapes are arranged, rejected where they could not be annotated, then painted."""
+"""One image: shapes are arranged, rejected where they could not be annotated, then painted."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,19 +11,19 @@ from .polygons import Loop, signed_area, trace
 from .textures import draw, draw_field, neutral_colours, paint, shape_colours
 
 MAX_SHAPES = 5
-# Diameters in 1/128 of the picture, a factor of four apart in about equal ratios.
+# Diameters in 1/128 of the image, a factor of four apart in about equal ratios.
 DIAMETERS = (20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 71, 80)
 MIN_VISIBLE_PERCENT = 25  # of the shape's own area, whether hidden by shapes or by the border
 MIN_PART = 4  # pixels; smaller crumbs of a shape that was cut in parts are no use to anybody
 _MAX_TRIES = 10_000
 
 Mask: TypeAlias = NDArray[np.bool_]
-Picture: TypeAlias = NDArray[np.uint8]
+Image: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One shape in a picture: `label` indexes `CLASSES`, `visible` (H, W) is what can be seen of it
+    """One shape in an image: `label` indexes `CLASSES`, `visible` (H, W) is what can be seen of it
     and `loops` its boundary, `hidden` the percentage that something or the border hides."""
 
     label: int
@@ -35,9 +35,9 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (H, W, 3) and its shapes, from the hindmost to the foremost."""
+    """An image (H, W, 3) and its shapes, from the hindmost to the foremost."""
 
-    picture: Picture
+    image: Image
     instances: list[Instance]
 
 
@@ -50,7 +50,7 @@ class _Shape:
 
 
 def make_scene(rng: np.random.RandomState, size: int) -> Scene:
-    """A picture of 1 to `MAX_SHAPES` shapes on a textured ground, `size` pixels a side.
+    """An image of 1 to `MAX_SHAPES` shapes on a textured ground, `size` pixels a side.
 
     Every shape that was drawn is annotated: an arrangement that leaves one with too little to be
     seen, or with a hole, which a polygon cannot express, is thrown away and drawn anew.
@@ -71,8 +71,8 @@ def make_scene(rng: np.random.RandomState, size: int) -> Scene:
     return Scene(_compose(rng, size, layers), instances)
 
 
-def make_card(rng: np.random.RandomState, size: int, label: int) -> Picture:
-    """A picture (size, size, 3) of one shape for classification, a dull shard or two before it."""
+def make_card(rng: np.random.RandomState, size: int, label: int) -> Image:
+    """An image (size, size, 3) of one shape for classification, a dull shard or two before it."""
     for _ in range(_MAX_TRIES):
         diameter = size * draw(rng, 50, 95) // 100
         reach = size * 16 // 100
@@ -149,15 +149,15 @@ def _compose(
     rng: np.random.RandomState,
     size: int,
     layers: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
-) -> Picture:
+) -> Image:
     """Layers of (coverage, texture) over a dull ground, under uneven light, with sensor noise."""
-    picture = paint(rng, size, neutral_colours(rng))
+    image = paint(rng, size, neutral_colours(rng))
     for cover, texture in layers:
         weight = cover[:, :, None]
-        picture = (picture * (FULL - weight) + texture * weight + FULL // 2) // FULL
+        image = (image * (FULL - weight) + texture * weight + FULL // 2) // FULL
     ramp: NDArray[np.int64] = np.arange(size, dtype=np.int64) - size // 2
     x, y = ramp[None, :], ramp[:, None]
     slope_x, slope_y = draw(rng, -40, 41), draw(rng, -40, 41)
     light = (x * slope_x + y * slope_y) // size
     noise = draw_field(rng, -8, 9, size, size, 3)
-    return np.clip(picture + light[:, :, None] + noise, 0, 255).astype(np.uint8)
+    return np.clip(image + light[:, :, None] + noise, 0, 255).astype(np.uint8)

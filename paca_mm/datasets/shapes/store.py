@@ -17,7 +17,7 @@ from typing import Any
 
 from paca_mm.errors import UserError
 
-from .dataset import FORMAT, RECIPE, ShapesSpec, picture_name, write_dataset
+from .dataset import FORMAT, RECIPE, ShapesSpec, image_name, write_dataset
 
 DEFAULT_DIR = 'data/shapes'
 _STALE = 24 * 3600  # seconds after which an unfinished folder of ours has no living owner
@@ -194,12 +194,12 @@ def _read(out: Path) -> dict[str, Any] | None:
 
 def _files(info: dict[str, Any]) -> set[str]:
     """Every file of a dataset, relative to its folder, with slashes."""
-    pictures = {
-        f'{folder}/{picture_name(number)}'
+    images = {
+        f'{folder}/{image_name(number)}'
         for folder, count in info['folders'].items()
         for number in range(1, count + 1)
     }
-    return pictures | set(info['files'])
+    return images | set(info['files'])
 
 
 def _compare_files(out: Path, info: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
-# ImageNet-1k at 224 x 224, 128 pictures a GPU. The table in configs/cls/README.md lists the settings
-# of the official timm recipe beside these. Pictures are decoded and resized by Pillow, without turning
-# them by their EXIF orientation, as timm does: the test pictures are then timm's to the last bit.
+# ImageNet-1k at 224 x 224, 128 images a GPU. The table in configs/cls/README.md lists the settings
+# of the official timm recipe beside these. Images are decoded and resized by Pillow, without turning
+# them by their EXIF orientation, as timm does: the test images are then timm's to the last bit.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet/'
 

@@ -1,4 +1,4 @@
-# The embedded dataset as folders of pictures, one a class. tools/train.py makes it on first use; by
+# The embedded dataset as folders of images, one a class. tools/train.py makes it on first use; by
 # hand:
 #   python tools/make_shapes.py data/shapes
 dataset_type = 'CustomDataset'

@@ -6,7 +6,7 @@ model = dict(
         num_classes=1000,
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
-        to_rgb=True,  # pictures are loaded as BGR
+        to_rgb=True,  # images are loaded as BGR
         to_onehot=True,  # mixing takes labels as vectors
     ),
     backbone=dict(

@@ -1,4 +1,4 @@
-# 300 epochs, the learning rate for 8 GPUs with 128 pictures each.
+# 300 epochs, the learning rate for 8 GPUs with 128 images each.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

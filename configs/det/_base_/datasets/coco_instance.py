@@ -1,4 +1,4 @@
-# COCO 2017 instances, multi-scale as in DETR and Sparse R-CNN: half of the pictures are resized to a
+# COCO 2017 instances, multi-scale as in DETR and Sparse R-CNN: half of the images are resized to a
 # short side of 480 to 800, the other half resized, cropped and resized again.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'

@@ -1,4 +1,4 @@
-# The 1x schedule: 12 epochs, learning rate for 8 GPUs with 2 pictures each.
+# The 1x schedule: 12 epochs, learning rate for 8 GPUs with 2 images each.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

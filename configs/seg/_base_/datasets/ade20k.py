@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, trained at 512 x 512 with 2 pictures a GPU.
+# ADE20K, 150 classes, trained at 512 x 512 with 2 images a GPU.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)
@@ -11,7 +11,7 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    # Pictures smaller than the crop; the padding is the mean colour, that is 0 once normalised.
+    # Images smaller than the crop; the padding is the mean colour, that is 0 once normalised.
     dict(type='Pad', size=crop_size, pad_val=dict(img=(104, 116, 124), seg=255)),
     dict(type='PackSegInputs'),
 ]

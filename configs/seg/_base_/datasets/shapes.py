@@ -1,4 +1,4 @@
-# The embedded dataset as pictures and masks. tools/train.py makes it on first use; by hand:
+# The embedded dataset as images and masks. tools/train.py makes it on first use; by hand:
 #   python tools/make_shapes.py data/shapes
 dataset_type = 'BaseSegDataset'
 data_root = 'data/shapes/'
@@ -19,7 +19,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='paca_mm.CheckLabels'),
-    # No class may fill a crop: of whole pictures 86 % is background, and little else is learned.
+    # No class may fill a crop: of whole images 86 % is background, and little else is learned.
     dict(type='RandomCrop', crop_size=(64, 64), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='PackSegInputs'),

@@ -1,4 +1,4 @@
-# 160k iterations, the learning rate for 8 GPUs with 2 pictures each.
+# 160k iterations, the learning rate for 8 GPUs with 2 images each.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

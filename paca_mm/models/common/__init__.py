@@ -1,0 +1,1 @@
+"""What any backbone of this package needs, whatever its family."""

@@ -1,0 +1,355 @@
+"""PaCa-ViT: a pyramid vision transformer with patch-to-cluster attention."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.utils.checkpoint as cp
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from paca_mm.checkpoint import classifier_to_ours, load_pretrained, rename_to_ours
+from paca_mm.errors import UserError
+from paca_mm.registry import MODELS
+
+from ..common.tokens import as_image
+from .archs import resolve_arch
+from .block import PaCaBlock
+from .clustering import CLUSTERINGS
+from .downsample import NORM_EPS, PatchEmbed, Transition
+from .teacher import ClusteringTeacher
+
+
+@MODELS.register_module()
+class PaCaViT(BaseModule):
+    """PaCa-ViT backbone.
+
+    `PaCa-ViT: Learning Patch-to-Cluster Attention in Vision Transformers
+    <https://arxiv.org/abs/2203.11987>`_, CVPR 2023. Keys and values of the attention are M learned
+    clusters instead of all N patches, so the cost grows with N, not with its square.
+
+    Every stage ends in a LayerNorm, whose output is both the feature map that is returned and the
+    input of the next stage. Strides are 4, 8, 16 and 32; an image may have any size, odd ones too
+    (a side of n becomes ceil(n / 2) at each halving).
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'tiny_teacher'``, ``'small_teacher'``,
+            ``'base_teacher'``, or a dict with ``embed_dims``, ``num_heads``, ``depths``,
+            ``mlp_ratios`` (and ``teacher_depths``), one number per stage.
+        in_channels: Channels of the image.
+        clustering: ``'conv'``, ``'mlp'`` or ``'linear'``: the network that scores patches. An arch
+            with ``teacher_depths`` clusters by its teacher instead and takes no other word here.
+        num_clusters: M of each stage; 0 makes a stage attend to all its patches. Default: 100, and
+            0 in the last stage (a teacher: 100 in all).
+        cluster_every: k per stage, or one for all: every k-th block of the stage clusters anew and
+            the blocks between reuse its assignment; 1 is block-wise, 0 (default) lets only the first
+            block cluster (stage-wise).
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        out_indices: Stages to return, counted from 0. Later stages than needed are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1 to i, with their norms
+            and their part of the teacher's bottom-up path. Frozen parts stay in eval mode.
+        norm_eval: Keep BatchNorms (only the teacher has them) in eval mode while training.
+        with_cp: Recompute each block in the backward pass: same numbers, less memory, more time.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint, official or ours, a
+            bare backbone or a whole model (``prefix='backbone.'`` narrows it), and raises unless
+            every parameter is loaded or belongs to a cluster layer of another size. Default: the
+            paper's initialisation.
+
+    Raises:
+        UserError: (a ValueError) An argument is not one of the above; the message says what is.
+
+    Example:
+        >>> import torch
+        >>> from paca_mm.models import PaCaViT
+        >>> features = PaCaViT('tiny')(torch.rand(1, 3, 224, 320))
+        >>> [tuple(f.shape) for f in features]
+        [(1, 96, 56, 80), (1, 192, 28, 40), (1, 320, 14, 20), (1, 384, 7, 10)]
+    """
+
+    is_init: bool  # mmengine's: weights are in place, do not initialise them
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'small',
+        in_channels: int = 3,
+        clustering: str = 'conv',
+        num_clusters: Sequence[int] | None = None,
+        cluster_every: int | Sequence[int] = 0,
+        drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        sizes = resolve_arch(arch)
+        embed_dims, depths = sizes['embed_dims'], sizes['depths']
+        num_stages = len(depths)
+        has_teacher = 'teacher_depths' in sizes
+        if num_clusters is None:
+            num_clusters = (100,) * (num_stages - 1) + (100 if has_teacher else 0,)
+        if isinstance(cluster_every, int):
+            cluster_every = (cluster_every,) * num_stages
+        _check_clustering(clustering, num_clusters, cluster_every, num_stages, has_teacher)
+        _check_rest(drop_path_rate, out_indices, frozen_stages, num_stages)
+
+        self.in_channels = in_channels
+        self.embed_dims = embed_dims
+        self.num_clusters = tuple(num_clusters)
+        self.out_indices = tuple(sorted(i % num_stages for i in out_indices))
+        self.num_features = tuple(embed_dims[i] for i in self.out_indices)
+        self.num_stages = self.out_indices[-1] + 1
+        self.depths = depths[: self.num_stages]
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        self.patch_embed = PatchEmbed(in_channels, embed_dims[0])
+        self.teacher: ClusteringTeacher | None = None
+        if has_teacher:
+            wanted = [m if i < self.num_stages else 0 for i, m in enumerate(num_clusters)]
+            self.teacher = ClusteringTeacher(embed_dims, sizes['teacher_depths'], wanted)
+        total = sum(depths)
+        drop_path = [drop_path_rate * i / max(total - 1, 1) for i in range(total)]
+        for i in range(self.num_stages):
+            if i:
+                self.add_module(f'transition{i}', Transition(embed_dims[i - 1], embed_dims[i]))
+            stage = nn.ModuleList()
+            for j in range(depths[i]):
+                network = None
+                if num_clusters[i] and not has_teacher and _clusters(j, cluster_every[i]):
+                    network = CLUSTERINGS[clustering](
+                        embed_dims[i], num_clusters[i], sizes['mlp_ratios'][i]
+                    )
+                stage.append(
+                    PaCaBlock(
+                        embed_dims[i],
+                        sizes['num_heads'][i],
+                        sizes['mlp_ratios'][i],
+                        num_clusters[i],
+                        network,
+                        drop_path[sum(depths[:i]) + j],
+                    )
+                )
+            self.add_module(f'stage{i + 1}', stage)
+            self.add_module(f'norm{i + 1}', nn.LayerNorm(embed_dims[i], eps=NORM_EPS))
+
+        self.apply(_init_published)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract the feature maps of a batch of images.
+
+        Args:
+            x: (B, in_channels, H, W), normalised.
+
+        Returns:
+            For each of ``out_indices`` a contiguous map (B, C_i, ceil(H / stride_i),
+            ceil(W / stride_i)).
+        """
+        outs, _ = self._forward(x)
+        return outs
+
+    def cluster_assignments(self, x: Tensor, block: int = 0) -> tuple[Tensor | None, ...]:
+        """Which patches each cluster is made of, stage by stage.
+
+        Args:
+            x: (B, in_channels, H, W), normalised.
+            block: The block of each stage whose assignment is wanted; it matters only where a stage
+                clusters more than once (``cluster_every``).
+
+        Returns:
+            For every stage (B, M_i, H_i, W_i), each cluster's weights over the positions, which sum
+            to 1; None for a stage without clusters.
+        """
+        _, assignments = self._forward(x, block)
+        return assignments
+
+    def _forward(
+        self, x: Tensor, tap: int | None = None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Run the pyramid; with ``tap``, also keep the assignment of that block of each stage."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(
+                f'PaCaViT(in_channels={self.in_channels}) reads (B, {self.in_channels}, H, W), but '
+                f'it was given {tuple(x.shape)}.'
+            )
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))  # B, H, W, C
+        maps, given = self.teacher(x) if self.teacher is not None else (None, None)
+        outs: list[Tensor] = []
+        tapped: list[Tensor | None] = []
+        for i in range(self.num_stages):
+            if i:
+                x = getattr(self, f'transition{i}')(x)
+            z = given[i] if given is not None else None
+            stage = getattr(self, f'stage{i + 1}')
+            for j, block in enumerate(stage):
+                if self.with_cp and self.training and torch.is_grad_enabled():
+                    x, z = cp.checkpoint(block, x, z, use_reentrant=False)
+                else:
+                    x, z = block(x, z)
+                if tap is not None and j == tap % len(stage):
+                    tapped.append(None if z is None else z.unflatten(2, x.shape[1:3]))
+            if maps is not None:
+                x = x + maps[i]
+            x = getattr(self, f'norm{i + 1}')(x)
+            if i in self.out_indices:
+                # mmcv's ops (RoIAlign and others) read raw memory as contiguous, whatever the strides
+                # say, and a neck's convolutions pass a channels-last layout on to them.
+                outs.append(as_image(x).contiguous())
+        return tuple(outs), tuple(tapped)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, or apply its other initialisers.
+
+        Without ``init_cfg`` nothing is left to do: the constructor has applied the published
+        initialisation. Weights that were loaded, here or by ``load_state_dict``, are never
+        initialised again, so they survive ``Runner.train()``.
+        """
+        if self.is_init:
+            return
+        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
+            load_pretrained(
+                self, self.init_cfg.get('checkpoint'), self.init_cfg.get('prefix')
+            ).log()
+        elif self.init_cfg:
+            super().init_weights()
+        self.is_init = True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Accept the official keys as well as ours, under any prefix."""
+        if any(key.startswith(prefix) for key in state_dict):
+            rename_to_ours(state_dict, prefix)
+            self.is_init = True
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @staticmethod
+    def _checkpoint_filter(state_dict: dict, prefix: str, *args: Any) -> None:
+        """What mmpretrain's ``ImageClassifier`` calls first: it takes official files whole."""
+        classifier_to_ours(state_dict, prefix)
+
+    def train(self, mode: bool = True) -> 'PaCaViT':
+        """Set the mode, but leave frozen parts (and BatchNorms under ``norm_eval``) in eval mode."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        frozen: list[nn.Module] = [self.patch_embed]
+        for i in range(1, self.frozen_stages + 1):
+            parts = [f'transition{i - 1}'] if i > 1 else []
+            frozen += map(self.get_submodule, [*parts, f'stage{i}', f'norm{i}'])
+            if self.teacher is not None:
+                frozen += map(self.teacher.get_submodule, [*parts, f'stage{i}'])
+        return frozen
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The depth of a parameter, for layer-wise learning-rate decay.
+
+        Args:
+            param_name: As in ``model.named_parameters()``.
+            prefix: What stands before this backbone's own names, ``'backbone.'`` say.
+
+        Returns:
+            The layer's number and how many there are: 0 is the stem, 1 to sum(depths) the blocks
+            (a stage's transition counts with its first block, its norm with its last), the last
+            number all that is not the backbone's.
+        """
+        num_layers = sum(self.depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        name = param_name[len(prefix) :].removeprefix('teacher.')
+        part, _, rest = name.partition('.')
+        kind, number = part.rstrip('0123456789'), part.lstrip('abcdefghijklmnopqrstuvwxyz_')
+        if kind == 'patch_embed':
+            return 0, num_layers
+        if not number:
+            return num_layers - 1, num_layers
+        stage = min(int(number) + (kind == 'transition'), self.num_stages)
+        first = sum(self.depths[: stage - 1]) + 1
+        if kind == 'norm':
+            return first + self.depths[stage - 1] - 1, num_layers
+        if kind == 'stage' and not param_name.startswith(f'{prefix}teacher.'):
+            return first + int(rest.partition('.')[0]), num_layers
+        return first, num_layers
+
+
+def _clusters(block: int, every: int) -> bool:
+    """Whether a block of a stage clusters anew."""
+    return block == 0 if every == 0 else block % every == 0
+
+
+def _init_published(module: nn.Module) -> None:
+    """The official initialisation; norms are born as they should be (weight 1, bias 0)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _check_clustering(
+    clustering: str,
+    num_clusters: Sequence[int],
+    cluster_every: Sequence[int],
+    num_stages: int,
+    has_teacher: bool,
+) -> None:
+    if clustering not in CLUSTERINGS:
+        raise UserError(
+            f'clustering={clustering!r} is unknown; choose one of '
+            f'{", ".join(map(repr, CLUSTERINGS))}, or an arch with a teacher.'
+        )
+    for name, values in (('num_clusters', num_clusters), ('cluster_every', cluster_every)):
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise UserError(f'{name} must list {num_stages} numbers, but it is {values!r}.')
+        if len(values) != num_stages:
+            raise UserError(
+                f'{name}={tuple(values)} has {len(values)} numbers, but the arch has {num_stages} '
+                f'stages: give one number per stage.'
+            )
+        if any(not isinstance(v, int) or v < 0 for v in values):
+            raise UserError(f'{name}={tuple(values)} must hold whole numbers, 0 or more.')
+    if has_teacher and (clustering != 'conv' or any(cluster_every)):
+        raise UserError(
+            f'an arch with teacher_depths clusters by its teacher, so clustering={clustering!r} and '
+            f'cluster_every={tuple(cluster_every)} would do nothing: leave both out, or choose an '
+            'arch without a teacher.'
+        )
+
+
+def _check_rest(
+    drop_path_rate: float, out_indices: Sequence[int], frozen_stages: int, num_stages: int
+) -> None:
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f'drop_path_rate={drop_path_rate} must be at least 0 and below 1.')
+    if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
+        raise UserError(
+            f'out_indices={out_indices!r} must name stages from 0 to {num_stages - 1}, at least one.'
+        )
+    last = max(i % num_stages for i in out_indices) + 1
+    if not -1 <= frozen_stages <= last:
+        raise UserError(
+            f'frozen_stages={frozen_stages} must be from -1 (nothing) to {last}: that many stages '
+            f'are built for out_indices={tuple(out_indices)}.'
+        )

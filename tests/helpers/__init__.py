@@ -1,0 +1,1 @@
+"""What several tests share: references, golden answers, published rows, running the tools."""

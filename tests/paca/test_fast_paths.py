@@ -1,0 +1,377 @@
+"""Every fast form of a layer against the plain one: in pieces, in place, compiled."""
+
+import pytest
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from helpers import golden, reference
+from helpers.rows import MINI, MINIS, ROWS, mini
+from paca_mm.models import PaCaViT
+from paca_mm.models.paca import ffn
+from paca_mm.models.paca.ffn import ConvFFN
+from paca_mm.models.paca.plain import PlainPaCaViT, plain_head
+
+
+@pytest.fixture
+def many_pieces(monkeypatch):
+    """Maps of a test are small: let a piece be one image and at most 64 channels."""
+    monkeypatch.setattr(ffn, 'PIECE_BYTES', 1)
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """A switch to the plain form of everything, for the same model."""
+
+    def switch(on: bool) -> None:
+        monkeypatch.setattr(ffn, 'is_eager_on_cpu', lambda x: not on)
+
+    return switch
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """Equal up to the rounding of sums of a few hundred products."""
+    unit = torch.finfo(expected.dtype).eps * 64
+    assert (found - expected).norm() <= unit * expected.norm()
+
+
+def all_close(found: list, expected: list, rtol: float, atol: float) -> None:
+    """Equal up to a share of each, and of the largest: some gradients are rounding around zero."""
+    largest = max(b.norm() for b in expected if b is not None)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert b is None or (a - b).norm() <= rtol * b.norm() + atol * largest
+
+
+def results(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Outputs, then the gradients of the input and of every parameter that has one."""
+    torch.manual_seed(1)
+    x = x.clone().requires_grad_()
+    outs = model(x)
+    outs = [outs] if isinstance(outs, Tensor) else [o for o in outs if o is not None]
+    weights = [torch.randn(o.shape).to(o) for o in outs]  # the same in every dtype
+    wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
+    loss = sum((o * w).sum() for o, w in zip(outs, weights, strict=True))
+    return [*outs, *torch.autograd.grad(loss, wanted, allow_unused=True)]
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('size', [(8, 8), (5, 11), (1, 1), (1, 7)], ids=str)
+@pytest.mark.parametrize('piece', [1, 2**15, 2**30])
+def test_a_network_in_pieces_equals_the_whole(dtype, size, piece, whole, monkeypatch):
+    monkeypatch.setattr(ffn, 'PIECE_BYTES', piece)
+    network = golden.fill(ConvFFN(24, 150)).to(dtype)
+    x = torch.randn(3, *size, 24, dtype=dtype)
+    found = results(network, x)
+    whole(True)
+    for a, b in zip(found, results(network, x), strict=True):
+        close(a, b)
+
+
+def test_pieces_cover_every_channel_once(monkeypatch):
+    for piece in (1, 10_000, 50_000, 2**23):
+        monkeypatch.setattr(ffn, 'PIECE_BYTES', piece)
+        for hidden in (16, 24, 150, 1280):
+            images, parts = ffn._pieces(torch.empty(4, 9, 9, 8), hidden)
+            assert 1 <= images <= 4
+            assert [i for part in parts for i in range(hidden)[part]] == list(range(hidden))
+
+
+def test_no_image_at_all(many_pieces):
+    network = ConvFFN(24, 150)
+    x = torch.randn(0, 6, 7, 24)
+    assert network(x).shape == x.shape
+    network(x).sum().backward()
+    assert not network.fc1.weight.grad.any()
+
+
+@pytest.mark.parametrize('frozen', ['fc1', 'dwconv', 'fc2'])
+def test_frozen_parts_of_a_network_in_pieces(frozen, many_pieces, whole):
+    network = golden.fill(ConvFFN(24, 150)).double()
+    getattr(network, frozen).requires_grad_(False)
+    x = torch.randn(2, 6, 7, 24).double()
+    found = results(network, x)
+    whole(True)
+    for a, b in zip(found, results(network, x), strict=True):
+        close(a, b)
+    with torch.no_grad():
+        close(network(x), found[0])
+
+
+@pytest.mark.parametrize('name', MINIS)
+def test_pieces_equal_the_plain_reference(name, many_pieces):
+    model = mini(name).double()
+    image = golden.image(2, 45, 83).double()
+    kept = model(image)
+    with torch.no_grad():
+        in_place = model(image)
+    for exact, a, b in zip(reference.features(model, image), kept, in_place, strict=True):
+        close(a, exact)
+        close(b, exact)
+
+
+@pytest.mark.parametrize('name', MINIS)
+def test_gradients_in_pieces_equal_those_of_the_whole(name, many_pieces, whole):
+    model = mini(name).double().train()
+    image = golden.image(2, 45, 83).double()
+    found = results(model, image)
+    whole(True)
+    expected = results(model, image)
+    all_close(found, expected, 1e-9, 1e-13)
+
+
+def test_the_input_of_a_model_in_place_stays(many_pieces):
+    block = mini().stage2[0]
+    x = torch.randn(2, 8, 8, 24)
+    before = x.clone()
+    with torch.inference_mode():
+        block(x)
+    assert torch.equal(x, before)
+
+
+def test_bf16_within_its_precision(many_pieces):
+    model = mini()
+    image = golden.image(2, 64, 96)
+    with torch.inference_mode():
+        exact = model(image)
+        rounded = model.bfloat16()(image.bfloat16())
+    for a, b in zip(rounded, exact, strict=True):
+        assert (a.float() - b).norm() <= 0.03 * b.norm()
+
+
+class Doubled(nn.Module):
+    """A stand-in around a layer, as LoRA puts one: it shows the layer's weight but computes more."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x):
+        return 2 * self.layer(x)
+
+
+@pytest.mark.parametrize('path', ['attn.proj', 'mlp.fc1', 'mlp.dwconv', 'mlp.fc2'])
+def test_a_stand_in_for_a_layer_is_called(path, many_pieces):
+    block = mini().stage2[0]
+    x = torch.randn(2, 8, 8, 24)
+    parent, _, leaf = path.rpartition('.')
+    setattr(block.get_submodule(parent), leaf, Doubled(block.get_submodule(path)))
+    kept, _ = block(x)
+    with torch.no_grad():
+        in_place, _ = block(x)
+    close(in_place, kept.detach())
+
+
+HOOKED = ['attn', 'attn.proj', 'attn.clustering.pwconv', 'attn.clustering.to_clusters', 'mlp',
+          'mlp.fc1', 'mlp.dwconv', 'mlp.fc2']  # fmt: skip
+
+
+@pytest.mark.parametrize('path', HOOKED)
+def test_hooks_see_their_layer(path, many_pieces):
+    block = mini().stage2[0]
+    seen = []
+    block.get_submodule(path).register_forward_hook(lambda *args: seen.append('forward'))
+    x = torch.randn(2, 8, 8, 24)
+    with torch.no_grad():
+        before, _ = mini().stage2[0](x)
+        after, _ = block(x)
+    close(after, before)
+    block(x)
+    assert seen == ['forward', 'forward']
+
+
+def test_hooks_of_gradients_and_of_all_modules(many_pieces):
+    block = mini().stage2[0]
+    x = torch.randn(2, 8, 8, 24)
+    seen = []
+    block.mlp.fc1.register_full_backward_hook(lambda *args: seen.append('backward'))
+    block(x)[0].sum().backward()
+    assert seen == ['backward']
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *args: seen.append(m))
+    try:
+        with torch.no_grad():
+            mini().stage2[0](x)
+    finally:
+        handle.remove()
+    assert sum(isinstance(m, nn.Linear) for m in seen) == 6  # q k v proj fc1 fc2
+
+
+@pytest.mark.parametrize('path', ['attn.proj', 'mlp.fc1'])
+def test_layers_of_other_kinds(path, many_pieces):
+    block = mini().stage2[0]
+    parent, _, leaf = path.rpartition('.')
+    other = nn.Identity() if leaf == 'proj' else nn.Linear(24, 48, bias=False)
+    setattr(block.get_submodule(parent), leaf, other)
+    x = torch.randn(2, 8, 8, 24)
+    with torch.no_grad():
+        close(block(x)[0], block.requires_grad_()(x)[0])
+
+
+def test_stochastic_depth_without_gradients():
+    """A teacher by moving average, or dropout at test time: training mode under no_grad."""
+    block = mini(drop_path_rate=0.9).stage4[-1].train()
+    x = torch.randn(64, 2, 2, 40)
+    torch.manual_seed(3)
+    kept = block(x)[0].detach()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        close(block(x)[0], kept)
+        assert not torch.allclose(block.eval()(x)[0], kept)
+
+
+@pytest.mark.parametrize('order', [(0, 2, 3, 1), (0, 2, 1, 3), (1, 2, 3, 0)])
+def test_any_order_in_memory(order, many_pieces, whole):
+    block = mini().stage2[0].double()
+    shape = [2, 6, 7, 24]
+    base = torch.randn([shape[order.index(i)] for i in range(4)]).double()
+    x = base.permute(order)
+    assert list(x.shape) == shape
+    assert not x.is_contiguous()
+    kept = block(x)[0]
+    with torch.no_grad():
+        close(block(x)[0], kept)
+    found = results(block.mlp, x)
+    whole(True)
+    for a, b in zip(found, results(block.mlp, x), strict=True):
+        close(a, b)
+    close(kept, block(x)[0])
+
+
+def test_gradients_of_gradients(many_pieces, whole):
+    network = golden.fill(ConvFFN(24, 150)).double()
+    network.fc2.requires_grad_(False)
+    x = torch.randn(2, 3, 4, 24).double().requires_grad_()
+
+    def second():
+        (g,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), [x, network.fc1.weight])
+
+    def function():
+        return torch.func.grad(lambda x: network(x).square().sum())(x)
+
+    found = [*second(), function()]
+    whole(True)
+    for a, b in zip(found, [*second(), function()], strict=True):
+        close(a, b)
+
+
+def test_backward_inside_of_autocast(many_pieces):
+    network = golden.fill(ConvFFN(24, 150))
+    x = torch.randn(2, 3, 4, 24)
+    loss = network(x).sum()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss.backward()
+    assert network.fc1.weight.grad.isfinite().all()
+
+
+def test_gradients_in_bf16(many_pieces):
+    network = golden.fill(ConvFFN(24, 150))
+    x = torch.randn(64, 5, 5, 24)
+    exact = results(network, x)
+    for a, b in zip(results(network.bfloat16(), x.bfloat16()), exact, strict=True):
+        assert (a.float() - b).norm() <= 0.03 * b.norm()
+
+
+@pytest.mark.parametrize('row', ROWS)
+def test_the_plain_reading_gives_the_same_answers(row):
+    """The benchmark's yardstick: all parts of a published row, on the small pyramid."""
+    arguments = small(row)
+    model = golden.fill(PaCaViT(**arguments)).double()
+    plain = PlainPaCaViT(**arguments).double()
+    plain.load_state_dict(model.state_dict())
+    image = golden.image(2, 45, 83).double()
+    expected = results(model, image)
+    all_close(results(plain, image), expected, 1e-9, 1e-13)
+
+
+def test_the_plain_head_gives_the_same_answers():
+    pytest.importorskip('mmseg')
+    from paca_mm.models.paca.head import PaCaHead
+
+    head = golden.fill(PaCaHead([16, 24], 32, num_classes=5, dropout_ratio=0)).double()
+    maps = [torch.randn(2, 16, 9, 13).double(), torch.randn(2, 24, 5, 7).double()]
+    for training in (False, True):
+        head.train(training)
+        fast = head._forward(maps)
+        plain = plain_head(head)
+        for a, b in zip(plain._forward(maps), fast, strict=True):
+            close(a, b)
+        del head._forward
+
+
+#: Cheap to compile.
+SHALLOW = dict(MINI, depths=(1, 2, 1, 1))
+SHALLOW_TEACHER = dict(SHALLOW, teacher_depths=(1, 1, 1, 1))
+
+
+def small(row):
+    """The arguments of a published row on a small pyramid."""
+    arguments = dict(ROWS[row][0], drop_path_rate=0.0)
+    teacher = 'teacher' in arguments.pop('arch', '')
+    return dict(arguments, arch=SHALLOW_TEACHER if teacher else SHALLOW)
+
+
+class Counted:
+    """A compiler that runs the graph as it is and counts the graphs."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    yield Counted()
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('row', ROWS)
+def test_one_graph_without_a_break(row, training, compiler):
+    model = golden.fill(PaCaViT(**small(row))).train(training)
+    image = golden.image(2, 64, 96)
+    compiled = torch.compile(model, fullgraph=True, backend=compiler)
+    with torch.set_grad_enabled(training):
+        for a, b in zip(compiled(image), model(image), strict=True):
+            close(a, b)
+    assert compiler.graphs == 1
+
+
+@pytest.mark.parametrize('name', ['blockwise', 'teacher'])
+def test_one_graph_for_images_of_every_size(name, compiler):
+    model = mini(name, arch=SHALLOW_TEACHER if name == 'teacher' else SHALLOW)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=compiler)
+    with torch.no_grad():
+        for size in ((64, 96), (96, 64), (80, 112), (45, 83)):
+            image = golden.image(2, *size)
+            for a, b in zip(compiled(image), model(image), strict=True):
+                close(a, b)
+    assert compiler.graphs == 1
+
+
+@pytest.mark.parametrize(
+    ('name', 'backend'),
+    [
+        pytest.param(
+            'conv', 'inductor',
+            marks=pytest.mark.skipif(
+                torch.__version__.startswith('2.1.'),
+                reason='the inductor of torch 2.1 takes wrong strides for the gradient of attention',
+            ),
+        ),
+        ('teacher', 'aot_eager'),
+    ],
+)  # fmt: skip
+def test_compiled_equals_eager(name, backend, compiler):
+    arch = SHALLOW_TEACHER if name == 'teacher' else SHALLOW
+    stages = (0,) if backend == 'inductor' else (0, 1, 2, 3)  # it takes a minute for all
+    model = mini(name, arch=arch, out_indices=stages).train()
+    image = golden.image(2, 64, 96)
+    expected = results(model, image)
+    found = results(torch.compile(model, fullgraph=True, backend=backend), image)
+    all_close(found, expected, 1e-4, 1e-6)
