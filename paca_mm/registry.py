@@ -10,32 +10,35 @@ from typing import Any
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-#: Names whose module needs a host package that others may live without: module, package, how to get it.
-_ON_DEMAND = {
-    'PaCaHead': (
-        'paca_mm.models.paca.head',
-        'mmseg',
-        'pip install onedl-mmsegmentation (or mmsegmentation, beside classic OpenMMLab)',
-    ),
+from .families import member_named
+
+#: How to get a host: the maintained distribution, and the classic one of the same import name.
+_DISTRIBUTIONS = {
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
 
 
 class _ModelRegistry(Registry):
-    """A registry that imports a host package only when a model that needs it is asked for."""
+    """A registry that imports a model, and the host package that it needs, when it is asked for."""
 
     def get(self, key: str) -> Any | None:
         """Look a model up; ImportError with the cure if the package it needs is missing."""
         name = key.rpartition('.')[2]
-        if name in _ON_DEMAND and name not in self.module_dict:
-            module, package, cure = _ON_DEMAND[name]
-            try:
-                importlib.import_module(package)
-            except ImportError as e:
-                raise ImportError(
-                    f'paca_mm.{name} needs the package {package!r}, which could not be imported '
-                    f'({e}). Install it: {cure}'
-                ) from e
-            importlib.import_module(module)
+        if name not in self.module_dict and (found := member_named(name)):
+            _, member = found
+            if member.host:
+                try:
+                    importlib.import_module(member.host)
+                except ImportError as e:
+                    maintained, classic = _DISTRIBUTIONS[member.host]
+                    raise ImportError(
+                        f'paca_mm.{name} needs the package {member.host!r}, which could not be '
+                        f'imported ({e}). Install it: pip install {maintained} (or {classic}, '
+                        'beside classic OpenMMLab)'
+                    ) from e
+            importlib.import_module(member.module)
         return super().get(key)
 
 

@@ -1,4 +1,4 @@
-"""PaCa-ViT as a citizen of timm: import this module and ``timm.create_model`` knows the rows.
+"""Our backbones as citizens of timm: import this module and ``timm.create_model`` knows the rows.
 
 >>> import timm, torch
 >>> import paca_mm.timm
@@ -12,6 +12,8 @@ torch.Size([1, 10])
 timm (1.0 or newer) is an extra, ``pip install paca_mm[timm]``; nothing else in this package needs it.
 """
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +27,13 @@ try:
 except ImportError as e:
     raise ImportError(f"paca_mm.timm needs timm 1.0 or newer ({e}): pip install 'timm>=1.0'") from e
 
-from paca_mm.checkpoint.rename import rename_to_ours
-from paca_mm.models import PaCaViT
-from paca_mm.zoo import ROWS, weights_url
+from paca_mm.checkpoint.read import state_dict_of
+from paca_mm.families import Catalogue, Family, families, load_member
+from paca_mm.models.common.backbone import Backbone
 
 
-class PaCaViTClassifier(nn.Module):
-    """A classifier with timm's methods around :class:`paca_mm.models.PaCaViT`.
+class BackboneClassifier(nn.Module):
+    """A classifier with timm's methods around a backbone of ours.
 
     Its state dict is ``backbone.*`` and ``head.fc.*``, that of mmpretrain's ``ImageClassifier`` with
     our configs, so that checkpoints pass from one to the other.
@@ -42,8 +44,10 @@ class PaCaViTClassifier(nn.Module):
         global_pool: ``'avg'``, ``'max'``, ..., or ``''`` for none.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth.
-        backbone: Other arguments of ``PaCaViT``.
+        backbone: Other arguments of the backbone.
     """
+
+    backbone_class: type[Backbone]
 
     def __init__(
         self,
@@ -55,12 +59,16 @@ class PaCaViTClassifier(nn.Module):
         **backbone: Any,
     ) -> None:
         super().__init__()
-        self.backbone = PaCaViT(in_channels=in_chans, drop_path_rate=drop_path_rate, **backbone)
+        self.backbone = self.backbone_class(
+            in_channels=in_chans, drop_path_rate=drop_path_rate, **backbone
+        )
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.backbone.embed_dims[-1]
         self.feature_info = [
-            dict(num_chs=channels, reduction=4 * 2**i, module=f'backbone.norm{i + 1}')
-            for i, channels in enumerate(self.backbone.embed_dims)
+            dict(num_chs=channels, reduction=stride, module=f'backbone.stage{i + 1}')
+            for i, (channels, stride) in enumerate(
+                zip(self.backbone.embed_dims, self.backbone.strides, strict=True)
+            )
         ]
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
         _init_head(self.head)
@@ -87,7 +95,7 @@ class PaCaViTClassifier(nn.Module):
     ) -> Any:
         """The maps of some stages (all by default), normalised whatever ``norm`` says."""
         if output_fmt != 'NCHW':
-            raise ValueError(f'output_fmt={output_fmt!r}: PaCa-ViT returns NCHW maps only.')
+            raise ValueError(f'output_fmt={output_fmt!r}: the backbone returns NCHW maps only.')
         maps = self.backbone(x)
         take, _ = feature_take_indices(len(maps), indices)
         intermediates = [maps[i] for i in take]
@@ -114,17 +122,17 @@ class PaCaViTClassifier(nn.Module):
         self.head.reset(num_classes, global_pool)
         _init_head(self.head)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Which parameters are a layer, for layer-wise learning rates."""
-        return dict(
-            stem=r'^backbone\.patch_embed',
-            blocks=r'^backbone\.(?:teacher\.)?(?:stage|transition|norm)(\d+)'
-            if coarse
-            else [
-                (r'^backbone\.(?:teacher\.)?stage(\d+)\.(\d+)', None),
-                (r'^backbone\.(?:teacher\.)?(?:transition|norm)(\d+)', (99,)),
-            ],
-        )
+        return self._stage_of if coarse else self._layer_of
+
+    def _layer_of(self, name: str) -> int:
+        return self.backbone.get_layer_depth(name, 'backbone.')[0]
+
+    def _stage_of(self, name: str) -> int:
+        """0 the stem, 1, 2, ... the stages, then the head."""
+        ends = itertools.accumulate(self.backbone.depths, initial=0)
+        return bisect_left([*ends], self._layer_of(name))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass."""
@@ -142,20 +150,17 @@ def _init_head(head: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _to_ours(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, Tensor]:
     """An official classifier's (or a bare backbone's) keys as this model's."""
-    from paca_mm.checkpoint import classifier_to_ours
-    from paca_mm.checkpoint.read import state_dict_of
-
+    layout = model.backbone.layout
     state = state_dict_of(state, 'the checkpoint')
-    classifier_to_ours(state)
-    rename_to_ours(state, 'backbone.')
+    layout.to_ours(state)
     return state
 
 
-def _cfg(url: str | None) -> dict[str, Any]:
+def _cfg(catalogue: Catalogue, row: str) -> dict[str, Any]:
     return dict(
-        url=url or '',
+        url=catalogue.weights('cls', row) or '',
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),
@@ -163,35 +168,47 @@ def _cfg(url: str | None) -> dict[str, Any]:
         interpolation='bicubic',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        first_conv='backbone.patch_embed.proj.0',
+        first_conv=catalogue.first_conv and f'backbone.{catalogue.first_conv}',
         classifier='head.fc',
-        license='mit',
-        paper_ids='arXiv:2203.11987',
+        license=catalogue.license,
+        paper_ids=catalogue.paper,
     )
 
 
-default_cfgs = generate_default_cfgs(
-    {f'paca_{row}.in1k': _cfg(weights_url('cls', row)) for row in ROWS}
-)
-
-
-def _register(row: str) -> Callable[..., nn.Module]:
+def _register(family: Family, cls: type[BackboneClassifier], row: str) -> Callable[..., nn.Module]:
     # timm reads the name of the function and the module that it stands in.
+    name = family.prefix + row
+    entry = family.rows[row]
+
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(
-            PaCaViTClassifier,
-            f'paca_{row}',
+            cls,
+            name,
             pretrained,
             pretrained_filter_fn=_to_ours,
             feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
-            **{'drop_path_rate': 0.5 if row == 'base' else 0.1, **ROWS[row].backbone, **kwargs},
+            **{**entry.recipe, **entry.backbone, **kwargs},
         )
 
-    create.__name__ = create.__qualname__ = f'paca_{row}'
-    create.__doc__ = f'The published row {row}.'
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f'The published row {row} of {family.title}.'
     return register_model(create)
 
 
-__all__ = ['PaCaViTClassifier']
-for _row in ROWS:
-    globals()[f'paca_{_row}'] = _register(_row)
+__all__ = ['BackboneClassifier']
+default_cfgs = {}
+for _family in families().values():
+    if _family.backbone and _family.catalogue and 'cls' in _family.catalogue.kinds:
+        # timm tells models apart by their class.
+        _class = type(
+            f'{_family.backbone}Classifier',
+            (BackboneClassifier,),
+            dict(backbone_class=load_member(_family.backbone), __module__=__name__),
+        )
+        globals()[_class.__name__] = _class
+        __all__.append(_class.__name__)
+        default_cfgs |= generate_default_cfgs(
+            {f'{_family.prefix}{_row}.in1k': _cfg(_family.catalogue, _row) for _row in _family.rows}
+        )
+        for _row in _family.rows:
+            globals()[_family.prefix + _row] = _register(_family, _class, _row)

@@ -13,11 +13,18 @@ from mmengine.config import Config
 
 from helpers import closed_form, golden
 from helpers.rows import ROWS
+from helpers.tool import script
 from paca_mm import zoo
+from paca_mm.analysis import recount
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
 from paca_mm.paths import assets_root
 from paca_mm.zoo import metafiles
+
+#: PaCa's metafiles; a family's own are found as `<task>/<family>`.
+TASKS = ('cls', 'det', 'seg')
+
+readme_tables = script('dev/readme_tables.py')
 
 #: What the specification counted for a 224 x 224 classifier, in 10^9 MACs.
 SPECIFIED_GMACS = {
@@ -48,27 +55,27 @@ def test_the_rows_are_those_of_the_tests():
 
 
 def test_every_row_is_recognised_by_what_it_is_made_of():
-    from paca_mm.checkpoint.load import backbone_settings, rows_of_backbone
+    from paca_mm.models.paca.keys import LAYOUT
 
     for row in ROWS:
         with torch.device('meta'):
             state = PaCaViT(**ROWS[row][0]).state_dict()
-        assert rows_of_backbone(backbone_settings(state)) == (row,)
+        assert LAYOUT.rows(LAYOUT.settings(state)) == (row,)
 
 
 # ---- the metafiles
 
 
-@pytest.mark.parametrize('task', metafiles.TASKS)
+@pytest.mark.parametrize('task', TASKS)
 def test_metafile_is_right(task):
     """Every config is built and counted; addresses are those of the rows."""
     in_scope(task)
-    assert list(metafiles.problems_of(task, macs=False)) == []  # MACs: below, in closed form
+    assert list(recount.problems_of(task, macs=False)) == []  # MACs: below, in closed form
 
 
-@pytest.mark.parametrize('task', metafiles.TASKS)
+@pytest.mark.parametrize('task', TASKS)
 def test_readme_table_is_made_from_the_metafile(task):
-    assert metafiles.readme_is_current(task)
+    assert readme_tables.readme_is_current(task)
 
 
 @pytest.mark.parametrize('row', ROWS)
@@ -77,7 +84,7 @@ def test_closed_form_agrees_with_the_specification(row):
     assert round(macs / 1e9, 3) == SPECIFIED_GMACS[row]
 
 
-@pytest.mark.parametrize('task', metafiles.TASKS)
+@pytest.mark.parametrize('task', TASKS)
 def test_macs_of_the_metafile(task):
     for entry in metafiles.read_metafile(task):
         backbone = dict(zoo.ROWS[entry.metadata['Row']].backbone)
@@ -90,7 +97,7 @@ def test_macs_of_the_metafile(task):
             last = 100 if 'teacher' in backbone['arch'] else 0
             clusters = backbone.get('num_clusters', (100, 100, 100, last))
             backbone['num_clusters'] = tuple(200 if m else 0 for m in clusters)
-        expected = closed_form.backbone_macs(*metafiles.IMAGES[task], **backbone)
+        expected = closed_form.backbone_macs(*recount.IMAGES[task], **backbone)
         assert entry.metadata['Backbone MACs'] == expected
 
 
@@ -100,16 +107,16 @@ def test_macs_that_are_counted_agree_with_the_closed_form(row):
     in_scope('cls')
     cfg = Config.fromfile(assets_root() / zoo.config_name('cls', row))
     expected = closed_form.classifier_macs(200, **zoo.ROWS[row].backbone)
-    assert metafiles.count_macs(cfg, 200, 200) == expected
+    assert recount.count_macs(cfg, 200, 200) == expected
 
 
 def test_published_rows_have_results_and_weights():
-    for task in metafiles.TASKS:
+    for task in TASKS:
         for entry in metafiles.read_metafile(task):
             assert bool(entry.weights) == bool(entry.metrics) == ('tiny_teacher' not in entry.name)
 
 
-@pytest.mark.parametrize('task', metafiles.TASKS)
+@pytest.mark.parametrize('task', TASKS)
 def test_configs_say_what_was_published(task):
     names = {'Top 1 Accuracy': 'top-1', 'box AP': 'box AP', 'mask AP': 'mask AP', 'mIoU': 'mIoU'}
     for entry in metafiles.read_metafile(task):
@@ -120,7 +127,7 @@ def test_configs_say_what_was_published(task):
 
 
 def test_mistakes_of_the_official_readme_have_a_note():
-    entries = {e.name: e for task in metafiles.TASKS for e in metafiles.read_metafile(task)}
+    entries = {e.name: e for task in TASKS for e in metafiles.read_metafile(task)}
     for name, words in {
         'paca_base_teacher_in1k': '46.7 M',
         'paca_small_c100_in1k': 'leads to the file of small_c100_49',
@@ -137,9 +144,9 @@ def test_mistakes_of_the_official_readme_have_a_note():
 def _spoil(monkeypatch, task='cls', **changes):
     first, *rest = metafiles.read_metafile(task)
     spoilt = [dataclasses.replace(first, **changes), *rest]
-    monkeypatch.setattr(metafiles, 'read_metafile', lambda task: spoilt)
-    monkeypatch.setattr(metafiles, 'count_parameters', lambda cfg: 12_200_680)
-    problems = metafiles.problems_of(task, macs=False)
+    monkeypatch.setattr(recount, 'read_metafile', lambda task: spoilt)
+    monkeypatch.setattr(recount, 'count_parameters', lambda cfg: 12_200_680)
+    problems = recount.problems_of(task, macs=False)
     return [p for p in problems if p.startswith((first.name, 'cls', 'other'))]
 
 
@@ -162,7 +169,7 @@ def test_a_wrong_metafile_is_caught(monkeypatch):
 
 def test_the_check_command_says_what_to_do(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(assets_root() / 'tools' / 'check_metafiles.py'), '--help'],
+        [sys.executable, str(assets_root() / 'dev' / 'check_metafiles.py'), '--help'],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -172,12 +179,12 @@ def test_the_check_command_says_what_to_do(tmp_path):
 
 
 def test_readme_without_markers(monkeypatch, tmp_path):
-    monkeypatch.setattr(metafiles, '_folder', lambda task: tmp_path)
+    monkeypatch.setattr(readme_tables, 'folder_of', lambda metafile: tmp_path)
     with pytest.raises(UserError, match=r'README.md is missing: write one'):
-        metafiles.readme_of('cls')
+        readme_tables.readme_of('cls')
     (tmp_path / 'README.md').write_text('no table')
     with pytest.raises(UserError, match='must have these two lines'):
-        metafiles.readme_of('cls')
+        readme_tables.readme_of('cls')
 
 
 @pytest.mark.parametrize('row', ROWS)

@@ -1,6 +1,6 @@
 """Whole checkpoints from the official layout to ours and back, tensors untouched.
 
-What a file holds is found out from its keys; see :mod:`~paca_mm.checkpoint.rename` for the table.
+What a file holds is found out from its keys; see :mod:`~paca_mm.checkpoint.layout` for the tables.
 """
 
 import os
@@ -8,26 +8,20 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from paca_mm import __version__
-from paca_mm.errors import UserError
-from paca_mm.zoo import ROWS
+from paca_mm.errors import UserError, did_you_mean, some_of
+from paca_mm.families import families, layouts
+from paca_mm.files import replacing
 
-from .load import backbone_settings, compare, describe_backbone, rows_of_backbone, summary
+from .layout import KeyLayout
+from .load import below, compare, differences
 from .read import read_checkpoint, state_dict_of
-from .rename import (
-    ANCHOR,
-    classifier_to_official,
-    classifier_to_ours,
-    find_prefix,
-    rename_to_official,
-    rename_to_ours,
-)
+from .rename import find_layout
 
 #: What a checkpoint may be of, by a key (or the beginning of keys) that nothing else has.
 TASKS = {
@@ -87,11 +81,11 @@ class Conversion:
     def _tail(self) -> list[str]:
         lines = []
         if self.dropped:
-            lines.append(f'{len(self.dropped)} constants left out: {summary(self.dropped)}')
+            lines.append(f'{len(self.dropped)} constants left out: {some_of(self.dropped)}')
         if self.added:
-            lines.append(f'{len(self.added)} constants added: {summary(self.added)}')
+            lines.append(f'{len(self.added)} constants added: {some_of(self.added)}')
         if self.left:
-            lines.append(f'not weights, left out: {summary(self.left)}')
+            lines.append(f'not weights, left out: {some_of(self.left)}')
         return lines
 
 
@@ -146,20 +140,22 @@ def convert(
     row: str | None = None,
 ) -> Conversion:
     """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones."""
-    prefix = find_prefix(state)
-    if prefix is None:
+    layout, prefix = find_layout(state) or (None, '')
+    if layout is None:
+        anchors = ' or '.join(f'{known.anchor!r} ({known.title})' for known in layouts())
         raise UserError(
-            f'{source} holds no PaCa backbone (no key ends in {ANCHOR!r}); its keys are '
-            f'{summary(state, 4)}.'
+            f'{source} holds no backbone of this package (no key ends in {anchors}); its keys are '
+            f'{some_of(state, 4)}.'
         )
     found = task_of_keys(state)
     # The backbone by itself, in our layout: what the checks and the report look at.
-    backbone = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
-    for key in [k for k in backbone if k.startswith('head.')]:
+    backbone = below(state, prefix)
+    heads = tuple(official for official, _ in layout.classifier if official)
+    for key in [k for k in backbone if heads and k.startswith(heads)]:
         del backbone[key]  # at the top of an official classifier
-    is_official = any('.norm1_before.' in key for key in backbone)
-    rename_to_ours(backbone)
-    _check_wanted(backbone, source, found, task, row)
+    is_official = layout.is_official(backbone)
+    layout.to_ours(backbone, bare=True)
+    _check_wanted(layout, backbone, source, found, task, row)
     if is_official is to_official:
         raise UserError(
             f'{source} has the official layout already: leave --to-official out to convert it to '
@@ -168,26 +164,24 @@ def convert(
             else f"{source} has this package's layout already: it loads as it is; --to-official "
             'goes the other way.'
         )
-    _check_complete(backbone, source)
+    _check_complete(layout, backbone, source)
 
     # What became of a key is told by its tensor, which travels: views, so that no two are the same.
     result = OrderedDict((key, value.detach()) for key, value in state.items())
     origin = {id(value): key for key, value in result.items()}
     if to_official:
-        rename_to_official(result, prefix)
+        layout.to_official(result, prefix)
         if found == 'cls':
-            classifier_to_official(result)
+            layout.classifier_to_official(result)
     else:
-        if found == 'cls':
-            classifier_to_ours(result)
-        rename_to_ours(result, 'backbone.' if found == 'cls' else prefix)
+        layout.to_ours(result, bare=found != 'cls')
     renamed = {origin[id(value)]: key for key, value in result.items() if id(value) in origin}
     order = [renamed[key] for key in state if key in renamed]  # that of the source
     added = [key for key, value in result.items() if id(value) not in origin]
     return Conversion(
         task=found,
-        rows=rows_of_backbone(backbone_settings(backbone)),
-        backbone=describe_backbone(backbone),
+        rows=layout.rows(layout.settings(backbone)),
+        backbone=layout.describe_state(backbone),
         state=OrderedDict((key, result[key]) for key in [*order, *added]),
         renamed=tuple((key, renamed[key]) for key in state if key in renamed),
         dropped=tuple(key for key in state if key not in renamed),
@@ -222,6 +216,7 @@ def _check_target(target: Path, source: str | os.PathLike, force: bool) -> None:
 
 
 def _check_wanted(
+    layout: KeyLayout,
     backbone: Mapping[str, Tensor],
     source: str | os.PathLike,
     found: str,
@@ -229,39 +224,37 @@ def _check_wanted(
     row: str | None,
 ) -> None:
     """It is a checkpoint of the task and the row that were asked for."""
+    looks = layout.describe_state(backbone)
     if task is not None and task != found:
         raise UserError(
             f'{source} is a {TASK_NAMES[found]} checkpoint, not a {TASK_NAMES[task]} one. Its '
-            f'backbone looks like {describe_backbone(backbone)}.'
+            f'backbone looks like {looks}.'
         )
     if row is None:
         return
-    if row not in ROWS:
-        near = get_close_matches(row, ROWS, n=1)
-        hint = f'; did you mean {near[0]}?' if near else '.'
-        raise UserError(f'there is no published row {row!r}{hint} Known: {", ".join(ROWS)}.')
-    if row not in rows_of_backbone(backbone_settings(backbone)):
+    known = [name for family in families().values() for name in family.rows]
+    if row not in known:
         raise UserError(
-            f'{source} is not the row {row}: its backbone looks like {describe_backbone(backbone)}.'
+            f'there is no published row {row!r}{did_you_mean(row, known)} Known: {", ".join(known)}.'
         )
+    if row not in layout.rows(layout.settings(backbone)):
+        raise UserError(f'{source} is not the row {row}: its backbone looks like {looks}.')
 
 
-def _check_complete(backbone: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+def _check_complete(
+    layout: KeyLayout, backbone: Mapping[str, Tensor], source: str | os.PathLike
+) -> None:
     """A backbone that looks like a published row has all its keys and no others."""
-    from paca_mm.models import PaCaViT
-
-    settings = backbone_settings(backbone)
-    if not rows_of_backbone(settings):
+    settings = layout.settings(backbone)
+    if not layout.rows(settings):
         return  # a size of the user's own: nothing to hold it against
     with torch.device('meta'):  # shapes without memory
-        own = PaCaViT(**settings).state_dict()
+        own = layout.build(settings).state_dict()
     missing, foreign, misfits = compare(own, backbone)
     if missing or foreign or misfits:
         raise UserError(
-            f'{source} looks like {describe_backbone(backbone)}, but it is not whole.\n'
-            f'  missing in the file: {summary(missing) or "nothing"}\n'
-            f'  of another shape: {summary(f"{k} {a} for {b}" for k, a, b in misfits) or "nothing"}\n'
-            f'  not in the model: {summary(foreign) or "nothing"}'
+            f'{source} looks like {layout.describe_state(backbone)}, but it is not complete.\n'
+            + differences(missing, misfits, foreign)
         )
 
 
@@ -279,19 +272,17 @@ def _pattern(key: str) -> str:
 
 
 def _write(target: Path, state: Mapping[str, Tensor], meta: Mapping[str, str] | None) -> None:
-    part = target.with_name(f'.{target.name}.part')
     # Copies: a view would be written with all of its storage, and safetensors refuses shared ones.
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
     try:
-        if target.suffix == '.pth':
-            torch.save(state if meta is None else {'meta': dict(meta), 'state_dict': state}, part)
-        else:
-            _save_safetensors(state, part, meta)
-        os.replace(part, target)
+        with replacing(target) as part:
+            if target.suffix == '.pth':
+                content = state if meta is None else {'meta': dict(meta), 'state_dict': state}
+                torch.save(content, part)
+            else:
+                _save_safetensors(state, part, meta)
     except (OSError, RuntimeError) as e:  # torch.save raises RuntimeErrors when the disk is full
         raise UserError(f'{target} cannot be written: {e}') from e
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _save_safetensors(

@@ -1,8 +1,8 @@
 """Loading a checkpoint into a backbone, with a report, and nothing left random in silence."""
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from torch import Tensor
 
-from paca_mm.errors import UserError
-from paca_mm.zoo import rows_like
+from paca_mm.errors import UserError, some_of
 
+from .layout import KeyLayout
 from .read import read_state_dict, state_dict_of
-from .rename import ANCHOR, classifier_to_ours, clustering_of, find_prefix, rename_to_ours
+from .rename import find_layout
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class LoadReport:
             lines.append(f'{len(self.reset)} start again, because their shape differs:')
             lines += [f'  {key}: {found} in the file, {own} here' for key, found, own in self.reset]
         if self.unexpected:
-            lines.append(f'{len(self.unexpected)} not used: {summary(self.unexpected)}')
+            lines.append(f'{len(self.unexpected)} not used: {some_of(self.unexpected)}')
         if self.missing:
-            lines.append(f'{len(self.missing)} missing: {summary(self.missing)}')
+            lines.append(f'{len(self.missing)} missing: {some_of(self.missing)}')
         return '\n'.join(lines)
 
     def log(self) -> None:
@@ -55,132 +55,52 @@ class LoadReport:
         print_log(str(self), logger='current')
 
 
-def summary(keys: Iterable[str], most: int = 6) -> str:
-    """The first few keys, and how many more there are."""
-    keys = list(keys)
-    more = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + more
-
-
-def describe_backbone(state: Mapping[str, Tensor]) -> str:
-    """What a backbone's state dict, in our layout and without prefix, looks like, in a few words."""
-    found = backbone_settings(state)
-    words = [f'{key}={value!r}' for key, value in found.items() if key != 'cluster_every']
-    if found.get('cluster_every'):
-        words.append('clustering again within a stage (cluster_every)')
-    rows = rows_of_backbone(found)
-    named = f' (the published row {" or ".join(rows)})' if rows else ''
-    return ', '.join(words) + named
-
-
-def backbone_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of ``PaCaViT`` that a state dict, in our layout and without prefix, shows.
-
-    ``arch`` is the name of a published size, or a dict with the widths and depths that were found
-    (weights do not show the number of heads). ``cluster_every`` is 1 if any stage clusters again
-    after its first block.
-    """
-    from paca_mm.models.paca.archs import ARCHS
-
-    blocks = {
-        tuple(map(int, m.groups())) for k in state if (m := re.match(r'stage(\d+)\.(\d+)\.', k))
-    }
-    depths = tuple(sum(i == stage for i, _ in blocks) for stage in sorted({i for i, _ in blocks}))
-    widths = tuple(
-        state[f'norm{i + 1}.weight'].shape[0]
-        for i in range(len(depths))
-        if f'norm{i + 1}.weight' in state
-    )
-    teacher = any(k.startswith('teacher.') for k in state)
-    arch: Any = next(
-        (
-            name
-            for name, arch in ARCHS.items()
-            if (arch['depths'], arch['embed_dims'], 'teacher_depths' in arch)
-            == (depths, widths, teacher)
-        ),
-        dict(depths=depths, embed_dims=widths),
-    )
-    clusters: list[int] = []
-    for i in range(1, len(depths) + 1):
-        keys = (f'stage{i}.0.attn.clustering.to_clusters.weight', f'teacher.to_clusters{i}.weight')
-        clusters.append(next((state[k].shape[0] for k in keys if k in state), 0))
-    found = dict(arch=arch)
-    if not teacher:
-        found['clustering'] = clustering_of(state)
-    found['num_clusters'] = tuple(clusters)
-    if not teacher and any(
-        re.match(r'stage\d+\.[1-9]\d*\.attn\.clustering\.to_clusters\.weight$', k) for k in state
-    ):
-        found['cluster_every'] = 1
-    return found
-
-
-def rows_of_backbone(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The published rows that :func:`backbone_settings` may have seen; none for other sizes."""
-    if not isinstance(settings['arch'], str):
-        return ()
-    return rows_like(
-        settings['arch'],
-        settings.get('clustering', 'conv'),
-        settings['num_clusters'],
-        bool(settings.get('cluster_every')),
-    )
-
-
 def load_pretrained(
     model: nn.Module, path: str | os.PathLike | None, prefix: str | None = None
 ) -> LoadReport:
     """Load the backbone of a checkpoint, official or ours, into ``model``.
 
-    Only a ``to_clusters`` layer of another number of clusters may stay as it is; the report names it.
+    Only layers that may start again at another size, PaCa's ``to_clusters`` with another number of
+    clusters, keep their initialisation; the report names them.
 
     Args:
-        model: A :class:`~paca_mm.models.PaCaViT`.
+        model: A backbone of ours; its ``layout`` says what its checkpoints look like.
         path: File or URL of a bare backbone, a classifier, a detector or a segmentor.
         prefix: What stands before the backbone's keys; found out if None.
 
     Raises:
         UserError: The file cannot be read (see :func:`~paca_mm.checkpoint.read_checkpoint`), holds
-            no PaCa backbone, or one that is not this model's.
+            no such backbone, or one that is not this model's.
     """
     if not path:
         raise UserError(
             "init_cfg=dict(type='Pretrained') needs checkpoint=<a .pth or .safetensors file, or URL>."
         )
+    layout: KeyLayout = model.layout
     state = read_state_dict(path)
-    found = find_prefix(state) if prefix is None else prefix
+    found = layout.find(state) if prefix is None else prefix
     if found is None or not any(key.startswith(found) for key in state):
         raise UserError(
-            f'{path} holds no PaCa backbone'
+            f'{path} holds no {layout.title} backbone'
             + (f' under the prefix {prefix!r}' if prefix else '')
-            + f' (no key ends in {ANCHOR!r}); its keys are {summary(state, 4)}.'
+            + f' (no key ends in {layout.anchor!r}); its keys are {some_of(state, 4)}.'
         )
     loose = tuple(key for key in state if not key.startswith(found))
-    state = type(state)((k[len(found) :], v) for k, v in state.items() if k.startswith(found))
-    rename_to_ours(state)
+    state = below(state, found)
+    layout.to_ours(state, bare=True)
 
     own = model.state_dict()
     missing, unexpected, misfits = compare(own, state)
-    reset = [(k, a, b) for k, a, b in misfits if 'to_clusters' in k and a[1:] == b[1:]]
+    reset = [(k, a, b) for k, a, b in misfits if layout.may_restart(k) and a[1:] == b[1:]]
     wrong = [misfit for misfit in misfits if misfit not in reset]
     # Stages that out_indices leaves out are not built; a leftover head is no matter either.
-    built = getattr(model, 'num_stages', 0)
-    foreign = [
-        k for k in unexpected if (m := re.match(r'(?:stage|norm)(\d+)\.', k)) and int(m[1]) <= built
-    ]
-    foreign += [
-        k for k in unexpected if k.startswith('teacher.') and getattr(model, 'teacher', 0) is None
-    ]
+    foreign = layout.foreign(unexpected, model)
     if missing or wrong or foreign:
         raise UserError(
-            f'{path} is not for this model. The file looks like {describe_backbone(state)}; the '
-            f'model is {describe_backbone(own)}.\n'
-            f'  missing in the file: {summary(missing) or "nothing"}\n'
-            f'  of another shape: {summary(f"{k} {a} for {b}" for k, a, b in wrong) or "nothing"}\n'
-            f'  not in the model: {summary(foreign) or "nothing"}\n'
-            'Give the backbone the arch, clustering and cluster_every of the file, or take the '
-            "model's own checkpoint."
+            f'{path} is not for this model. The file looks like {layout.describe_state(state)}; the '
+            f'model is {layout.describe_state(own)}.\n'
+            f'{differences(missing, wrong, foreign)}\n'
+            "Give the backbone the file's arguments, or take the model's own checkpoint."
         )
     return _fill(model, state, path, reset, unexpected, loose)
 
@@ -188,7 +108,7 @@ def load_pretrained(
 def load_whole(
     model: nn.Module, checkpoint: Any, source: str | os.PathLike, strict: bool
 ) -> LoadReport:
-    """Load a checkpoint, official or ours, into a whole detector, segmentor or classifier.
+    """Load a checkpoint, official or ours, into a detector, segmentor or classifier.
 
     Args:
         model: The model.
@@ -202,23 +122,19 @@ def load_whole(
     """
     state = state_dict_of(checkpoint, source)
     own = model.state_dict()
-    if ANCHOR not in own:  # the model is more than a bare backbone
-        classifier_to_ours(state)
-    prefix = find_prefix(state)
-    if prefix is not None:
-        rename_to_ours(state, prefix)
+    layout, _ = find_layout(state) or (None, '')
+    if layout is not None:
+        layout.to_ours(state, bare=layout.anchor in own)
     missing, unexpected, misfits = compare(own, state)
     nothing = len(missing) + len(misfits) >= len(own)
     if nothing or (strict and (missing or misfits)):
-        backbone = {}
-        if prefix is not None:
-            backbone = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        looks = f' Its backbone looks like {describe_backbone(backbone)}.' if backbone else ''
+        looks = ''
+        if layout is not None:
+            backbone = below(state, layout.find(state) or '')
+            looks = f' Its backbone looks like {layout.describe_state(backbone)}.'
         raise UserError(
             f'{source} is not for this model.{looks}\n'
-            f'  missing in the file: {summary(missing) or "nothing"}\n'
-            f'  of another shape: {summary(f"{k} {a} for {b}" for k, a, b in misfits) or "nothing"}\n'
-            f'  not in the model: {summary(unexpected) or "nothing"}\n'
+            f'{differences(missing, misfits, unexpected)}\n'
             'Take the config that the checkpoint was trained with (another class count shows as '
             'another shape of the last layers).'
         )
@@ -229,7 +145,7 @@ def compare(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[list[str], list[str], list[tuple[str, tuple, tuple]]]:
     """Keys that are missing in ``state``, that ``own`` lacks, and that differ in shape."""
-    # BatchNorm counts its batches; files that do not carry the count are whole all the same.
+    # BatchNorm counts its batches; files without the count are complete.
     missing = [k for k in own if k not in state and not k.endswith('num_batches_tracked')]
     unexpected = [k for k in state if k not in own]
     misfits = [
@@ -238,6 +154,30 @@ def compare(
         if k in state and state[k].shape != v.shape
     ]
     return missing, unexpected, misfits
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> 'OrderedDict[str, Tensor]':
+    """What stands below a prefix, without it; the modules' versions too."""
+    kept = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
+    versions = getattr(state, '_metadata', {})
+    vars(kept)['_metadata'] = OrderedDict(
+        (k[len(prefix) :], v) for k, v in versions.items() if f'{k}.'.startswith(prefix)
+    )
+    return kept
+
+
+def differences(
+    missing: Sequence[str],
+    misfits: Sequence[tuple[str, tuple, tuple]],
+    foreign: Sequence[str],
+) -> str:
+    """Three lines of a message: what the file lacks, has in another shape, has too much."""
+    shapes = some_of(f'{k} {a} for {b}' for k, a, b in misfits)
+    return (
+        f'  missing in the file: {some_of(missing) or "nothing"}\n'
+        f'  of another shape: {shapes or "nothing"}\n'
+        f'  not in the model: {some_of(foreign) or "nothing"}'
+    )
 
 
 def _fill(
@@ -250,7 +190,8 @@ def _fill(
     missing: Sequence[str] = (),
 ) -> LoadReport:
     left_out = {key for key, _, _ in reset} | set(unexpected)
-    kept = {key: value for key, value in state.items() if key not in left_out}
+    kept = OrderedDict((key, value) for key, value in state.items() if key not in left_out)
+    vars(kept)['_metadata'] = getattr(state, '_metadata', None)  # the modules' versions
     model.load_state_dict(kept, strict=False)
     return LoadReport(
         source=os.fspath(source),

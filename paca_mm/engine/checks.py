@@ -19,6 +19,7 @@ from paca_mm.datasets.labels import Labelling, check_masks
 from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.environment import require
 from paca_mm.errors import UserError
+from paca_mm.families import family_of
 
 from .config import task_of, walk
 
@@ -193,15 +194,14 @@ def _check_labels(cfg: Config, dataset: dict, place: str, classes: tuple[str, ..
 
 def _check_levels(cfg: Config) -> None:
     """The channels that each head expects against those of our backbone, before it is built."""
-    from paca_mm.models.paca.archs import resolve_arch
-
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
     neck = model.get('neck') or {'type': 'GlobalAveragePooling'}  # as many channels behind it
-    if backbone.get('type') != 'paca_mm.PaCaViT' or 'GlobalAveragePooling' not in neck.values():
+    family = family_of(backbone.get('type') or '')
+    if family is None or family.widths is None or 'GlobalAveragePooling' not in neck.values():
         return
-    arch = backbone.get('arch', 'small')
-    stages = resolve_arch(arch)['embed_dims']
+    arch = backbone.get('arch')
+    stages = family.widths(backbone)
     widths = [stages[i] for i in sorted(backbone.get('out_indices', range(len(stages))))]
     for name in ('decode_head', 'auxiliary_head', 'head'):
         heads = model.get(name) or []

@@ -5,9 +5,10 @@ import torch
 
 from helpers import golden
 from helpers.rows import MINI, MINI_TEACHER, ROWS
-from paca_mm.checkpoint import rename, rename_to_official, rename_to_ours
+from paca_mm.checkpoint import rename_to_official, rename_to_ours
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
+from paca_mm.models.paca import keys
 
 OFFICIAL = ['feat_tiny_conv', 'feat_small_mlp_ade', 'feat_small_teacher']
 
@@ -49,9 +50,9 @@ def test_a_wrong_row_in_the_table_is_caught(name, monkeypatch):
     meta, answers = golden.load(name)
     swapped = [
         (official, {'norm1': 'norm2', 'norm2': 'norm1'}.get(ours[-5:], ''), ours)
-        for official, ours in rename.BACKBONE
+        for official, ours in keys.BACKBONE
     ]
-    monkeypatch.setattr(rename, 'BACKBONE', [(o, u[:-5] + s if s else u) for o, s, u in swapped])
+    monkeypatch.setattr(keys, 'BACKBONE', [(o, u[:-5] + s if s else u) for o, s, u in swapped])
     kwargs = dict(
         arch='small_teacher' if 'teacher' in name else 'tiny' if 'tiny' in name else 'small'
     )

@@ -9,14 +9,18 @@ import sys
 from paca_mm.paths import assets_root
 
 
-def tool(name):
-    """The module of ``tools/NAME.py``; the folder is no package."""
-    spec = importlib.util.spec_from_file_location(
-        f'tools_{name}', assets_root() / f'tools/{name}.py'
-    )
+def script(path):
+    """The module of a script, ``'dev/readme_tables.py'`` say; its folder is no package."""
+    file = assets_root() / path
+    spec = importlib.util.spec_from_file_location(f'{file.parent.name}_{file.stem}', file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def tool(name):
+    """The module of ``tools/NAME.py``."""
+    return script(f'tools/{name}.py')
 
 
 def forget_runs():

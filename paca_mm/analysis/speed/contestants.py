@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paca_mm.errors import UserError
-from paca_mm.models import PaCaViT
 from paca_mm.models.paca.archs import resolve_arch
+from paca_mm.models.paca.backbone import PaCaViT
 from paca_mm.models.paca.block import PaCaBlock
 from paca_mm.zoo import ROWS
 

@@ -1,10 +1,11 @@
 """The sizes of PaCa-ViT, and the check of those that a user makes up."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from paca_mm.errors import UserError
+
+from ..common import archs
 
 _TINY: dict[str, Any] = dict(
     embed_dims=(96, 192, 320, 384),
@@ -40,41 +41,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, tuple]:
         UserError: The name is unknown, a key is missing or unknown, the lengths differ, or a number
             does not fit (a width not divisible by its heads, say).
     """
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            near = get_close_matches(arch, ARCHS, n=1)
-            raise UserError(
-                f'arch={arch!r} is unknown'
-                + (f'; did you mean {near[0]!r}?' if near else '.')
-                + f' Known: {", ".join(map(repr, ARCHS))}, or a dict with {", ".join(_REQUIRED)}.'
-            )
-        return {key: tuple(sizes) for key, sizes in ARCHS[arch].items()}
-
-    if not isinstance(arch, Mapping):
-        raise UserError(f'arch must be a name or a dict, but it is {arch!r}.')
-    missing = [key for key in _REQUIRED if key not in arch]
-    unknown = [key for key in arch if key not in _REQUIRED + _OPTIONAL]
-    if missing or unknown:
-        raise UserError(
-            f'an arch dict has the keys {", ".join(_REQUIRED)} (and {", ".join(_OPTIONAL)}); '
-            f'missing: {missing or "none"}, unknown: {unknown or "none"}.'
-        )
-    sizes = {}
-    num_stages = None
-    for key, value in arch.items():
-        if isinstance(value, str) or not hasattr(value, '__len__'):
-            raise UserError(f'arch[{key!r}] must list one number per stage, but it is {value!r}.')
-        sizes[key] = tuple(value)
-        num_stages = len(sizes[key]) if num_stages is None else num_stages
-        if len(sizes[key]) != num_stages or not num_stages:
-            raise UserError(
-                f'every list of an arch has one number per stage, but their lengths are '
-                f'{ {k: len(v) for k, v in arch.items()} }.'
-            )
-        whole = key != 'mlp_ratios'
-        if any(v <= 0 or (whole and v != int(v)) for v in sizes[key]):
-            kind = 'whole numbers above 0' if whole else 'numbers above 0'
-            raise UserError(f'arch[{key!r}] must hold {kind}, but it is {value!r}.')
+    sizes = archs.resolve_arch(arch, ARCHS, _REQUIRED, _OPTIONAL, fractions=('mlp_ratios',))
     for channels, heads in zip(sizes['embed_dims'], sizes['num_heads'], strict=True):
         if channels % heads:
             raise UserError(

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.utils.checkpoint as cp
-from mmengine.model import BaseModule
 from torch import Tensor
 
-from paca_mm.checkpoint import classifier_to_ours, load_pretrained, rename_to_ours
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
+from ..common.backbone import Backbone
 from ..common.tokens import as_image
 from .archs import resolve_arch
 from .block import PaCaBlock
 from .clustering import CLUSTERINGS
 from .downsample import NORM_EPS, PatchEmbed, Transition
+from .keys import LAYOUT
 from .teacher import ClusteringTeacher
 
 
 @MODELS.register_module()
-class PaCaViT(BaseModule):
+class PaCaViT(Backbone):
     """PaCa-ViT backbone.
 
     `PaCa-ViT: Learning Patch-to-Cluster Attention in Vision Transformers
@@ -43,7 +43,7 @@ class PaCaViT(BaseModule):
             with ``teacher_depths`` clusters by its teacher instead and takes no other word here.
         num_clusters: M of each stage; 0 makes a stage attend to all its patches. Default: 100, and
             0 in the last stage (a teacher: 100 in all).
-        cluster_every: k per stage, or one for all: every k-th block of the stage clusters anew and
+        cluster_every: k per stage, or one for all: every k-th block of the stage clusters again and
             the blocks between reuse its assignment; 1 is block-wise, 0 (default) lets only the first
             block cluster (stage-wise).
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
@@ -68,7 +68,7 @@ class PaCaViT(BaseModule):
         [(1, 96, 56, 80), (1, 192, 28, 40), (1, 320, 14, 20), (1, 384, 7, 10)]
     """
 
-    is_init: bool  # mmengine's: weights are in place, do not initialise them
+    layout = LAYOUT
 
     def __init__(
         self,
@@ -84,28 +84,24 @@ class PaCaViT(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
         sizes = resolve_arch(arch)
         embed_dims, depths = sizes['embed_dims'], sizes['depths']
         num_stages = len(depths)
+        super().__init__(
+            num_stages, in_channels, out_indices, frozen_stages, norm_eval, with_cp,
+            drop_path_rate, init_cfg,
+        )  # fmt: skip
         has_teacher = 'teacher_depths' in sizes
         if num_clusters is None:
             num_clusters = (100,) * (num_stages - 1) + (100 if has_teacher else 0,)
         if isinstance(cluster_every, int):
             cluster_every = (cluster_every,) * num_stages
         _check_clustering(clustering, num_clusters, cluster_every, num_stages, has_teacher)
-        _check_rest(drop_path_rate, out_indices, frozen_stages, num_stages)
 
-        self.in_channels = in_channels
         self.embed_dims = embed_dims
         self.num_clusters = tuple(num_clusters)
-        self.out_indices = tuple(sorted(i % num_stages for i in out_indices))
         self.num_features = tuple(embed_dims[i] for i in self.out_indices)
-        self.num_stages = self.out_indices[-1] + 1
         self.depths = depths[: self.num_stages]
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self.with_cp = with_cp
 
         self.patch_embed = PatchEmbed(in_channels, embed_dims[0])
         self.teacher: ClusteringTeacher | None = None
@@ -138,7 +134,18 @@ class PaCaViT(BaseModule):
             self.add_module(f'norm{i + 1}', nn.LayerNorm(embed_dims[i], eps=NORM_EPS))
 
         self.apply(_init_published)
-        self._freeze()
+        self._settle()
+
+    def _stages(self) -> list[tuple[Transition | None, nn.ModuleList, nn.LayerNorm]]:
+        """What leads into each stage, its blocks and its norm; the official keys keep them apart."""
+        return [
+            (
+                getattr(self, f'transition{i}') if i else None,
+                getattr(self, f'stage{i + 1}'),
+                getattr(self, f'norm{i + 1}'),
+            )
+            for i in range(self.num_stages)
+        ]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract the feature maps of a batch of images.
@@ -172,131 +179,63 @@ class PaCaViT(BaseModule):
         self, x: Tensor, tap: int | None = None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         """Run the pyramid; with ``tap``, also keep the assignment of that block of each stage."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise UserError(
-                f'PaCaViT(in_channels={self.in_channels}) reads (B, {self.in_channels}, H, W), but '
-                f'it was given {tuple(x.shape)}.'
-            )
+        self._check_input(x)
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))  # B, H, W, C
         maps, given = self.teacher(x) if self.teacher is not None else (None, None)
         outs: list[Tensor] = []
         tapped: list[Tensor | None] = []
-        for i in range(self.num_stages):
-            if i:
-                x = getattr(self, f'transition{i}')(x)
+        for i, (transition, blocks, norm) in enumerate(self._stages()):
+            if transition is not None:
+                x = transition(x)
             z = given[i] if given is not None else None
-            stage = getattr(self, f'stage{i + 1}')
-            for j, block in enumerate(stage):
+            for j, block in enumerate(blocks):
                 if self.with_cp and self.training and torch.is_grad_enabled():
                     x, z = cp.checkpoint(block, x, z, use_reentrant=False)
                 else:
                     x, z = block(x, z)
-                if tap is not None and j == tap % len(stage):
+                if tap is not None and j == tap % len(blocks):
                     tapped.append(None if z is None else z.unflatten(2, x.shape[1:3]))
             if maps is not None:
                 x = x + maps[i]
-            x = getattr(self, f'norm{i + 1}')(x)
+            x = norm(x)
             if i in self.out_indices:
                 # mmcv's ops (RoIAlign and others) read raw memory as contiguous, whatever the strides
                 # say, and a neck's convolutions pass a channels-last layout on to them.
                 outs.append(as_image(x).contiguous())
         return tuple(outs), tuple(tapped)
 
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or apply its other initialisers.
+    def _stage_modules(self, stage: int) -> list[nn.Module]:
+        if stage == 0:
+            return [self.patch_embed]
+        parts = [f'transition{stage - 1}'] if stage > 1 else []
+        modules = [self.get_submodule(name) for name in (*parts, f'stage{stage}', f'norm{stage}')]
+        if self.teacher is not None:  # the bottom-up path
+            modules += [self.teacher.get_submodule(name) for name in (*parts, f'stage{stage}')]
+        return modules
 
-        Without ``init_cfg`` nothing is left to do: the constructor has applied the published
-        initialisation. Weights that were loaded, here or by ``load_state_dict``, are never
-        initialised again, so they survive ``Runner.train()``.
-        """
-        if self.is_init:
-            return
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            load_pretrained(
-                self, self.init_cfg.get('checkpoint'), self.init_cfg.get('prefix')
-            ).log()
-        elif self.init_cfg:
-            super().init_weights()
-        self.is_init = True
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        """Accept the official keys as well as ours, under any prefix."""
-        if any(key.startswith(prefix) for key in state_dict):
-            rename_to_ours(state_dict, prefix)
-            self.is_init = True
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @staticmethod
-    def _checkpoint_filter(state_dict: dict, prefix: str, *args: Any) -> None:
-        """What mmpretrain's ``ImageClassifier`` calls first: it takes official files whole."""
-        classifier_to_ours(state_dict, prefix)
-
-    def train(self, mode: bool = True) -> 'PaCaViT':
-        """Set the mode, but leave frozen parts (and BatchNorms under ``norm_eval``) in eval mode."""
-        super().train(mode)
-        if mode:
-            for module in self._frozen_modules():
-                module.eval()
-            if self.norm_eval:
-                for module in self.modules():
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        module.eval()
-        return self
-
-    def _frozen_modules(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        frozen: list[nn.Module] = [self.patch_embed]
-        for i in range(1, self.frozen_stages + 1):
-            parts = [f'transition{i - 1}'] if i > 1 else []
-            frozen += map(self.get_submodule, [*parts, f'stage{i}', f'norm{i}'])
-            if self.teacher is not None:
-                frozen += map(self.teacher.get_submodule, [*parts, f'stage{i}'])
-        return frozen
-
-    def _freeze(self) -> None:
-        for module in self._frozen_modules():
-            module.eval()
-            module.requires_grad_(False)
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The depth of a parameter, for layer-wise learning-rate decay.
-
-        Args:
-            param_name: As in ``model.named_parameters()``.
-            prefix: What stands before this backbone's own names, ``'backbone.'`` say.
-
-        Returns:
-            The layer's number and how many there are: 0 is the stem, 1 to sum(depths) the blocks
-            (a stage's transition counts with its first block, its norm with its last), the last
-            number all that is not the backbone's.
-        """
-        num_layers = sum(self.depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        name = param_name[len(prefix) :].removeprefix('teacher.')
-        part, _, rest = name.partition('.')
+    def _layer_of(self, name: str) -> int | None:
+        part, _, rest = name.removeprefix('teacher.').partition('.')
         kind, number = part.rstrip('0123456789'), part.lstrip('abcdefghijklmnopqrstuvwxyz_')
         if kind == 'patch_embed':
-            return 0, num_layers
+            return 0
         if not number:
-            return num_layers - 1, num_layers
+            return None
         stage = min(int(number) + (kind == 'transition'), self.num_stages)
         first = sum(self.depths[: stage - 1]) + 1
         if kind == 'norm':
-            return first + self.depths[stage - 1] - 1, num_layers
-        if kind == 'stage' and not param_name.startswith(f'{prefix}teacher.'):
-            return first + int(rest.partition('.')[0]), num_layers
-        return first, num_layers
+            return first + self.depths[stage - 1] - 1
+        if kind == 'stage' and not name.startswith('teacher.'):
+            return first + int(rest.partition('.')[0])
+        return first
 
 
 def _clusters(block: int, every: int) -> bool:
-    """Whether a block of a stage clusters anew."""
+    """Whether a block of a stage clusters by itself."""
     return block == 0 if every == 0 else block % every == 0
 
 
 def _init_published(module: nn.Module) -> None:
-    """The official initialisation; norms are born as they should be (weight 1, bias 0)."""
+    """The official initialisation; norms keep weight 1 and bias 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
@@ -335,21 +274,4 @@ def _check_clustering(
             f'an arch with teacher_depths clusters by its teacher, so clustering={clustering!r} and '
             f'cluster_every={tuple(cluster_every)} would do nothing: leave both out, or choose an '
             'arch without a teacher.'
-        )
-
-
-def _check_rest(
-    drop_path_rate: float, out_indices: Sequence[int], frozen_stages: int, num_stages: int
-) -> None:
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f'drop_path_rate={drop_path_rate} must be at least 0 and below 1.')
-    if not out_indices or any(not -num_stages <= i < num_stages for i in out_indices):
-        raise UserError(
-            f'out_indices={out_indices!r} must name stages from 0 to {num_stages - 1}, at least one.'
-        )
-    last = max(i % num_stages for i in out_indices) + 1
-    if not -1 <= frozen_stages <= last:
-        raise UserError(
-            f'frozen_stages={frozen_stages} must be from -1 (nothing) to {last}: that many stages '
-            f'are built for out_indices={tuple(out_indices)}.'
         )
