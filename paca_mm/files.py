@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,11 +17,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     part = target.with_name(f'.{target.name}.part')
     try:
         yield part
-        flush(part)
-        os.replace(part, target)
-        flush(target.parent)
+        move_into_place(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def move_into_place(part: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Give a complete file its name; it is on the disk before it replaces what stood there."""
+    flush(part)
+    os.replace(part, target)
+    with suppress(OSError):  # some network file systems flush no folders
+        flush(Path(target).parent)
 
 
 def flush(path: str | os.PathLike) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from helpers import golden
 from helpers.rows import ROWS
@@ -36,7 +37,7 @@ from paca_mm.checkpoint.convert import convert  # noqa: E402
 from paca_mm.engine.checks import check_config  # noqa: E402
 from paca_mm.engine.config import configs, load_config  # noqa: E402
 from paca_mm.engine.distributed import prepare_cpu  # noqa: E402
-from paca_mm.engine.launch import _data_faults_named  # noqa: E402
+from paca_mm.engine.loading import naming_files  # noqa: E402
 from paca_mm.engine.predict import Predictor  # noqa: E402
 from paca_mm.errors import UserError  # noqa: E402
 from paca_mm.paths import assets_root  # noqa: E402
@@ -355,7 +356,7 @@ def test_the_class_count_must_be_the_heads(tmp_path):
     check_config(_user_config(tmp_path, 3), ['train'])
 
 
-def test_a_image_without_bytes_is_named(tmp_path):
+def test_an_image_without_bytes_is_named(tmp_path):
     _folders(tmp_path, ['ant', 'bee'], images=2)
     (tmp_path / 'train' / 'bee' / '1.png').write_bytes(b'')
     with pytest.raises(UserError, match=r'bee/1\.png is empty'):
@@ -430,17 +431,16 @@ def _damage(path):
     path.write_bytes(content)
 
 
-def test_a_image_that_is_damaged_inside_is_named_when_it_stops_a_run(tmp_path):
+def test_an_image_that_is_damaged_inside_is_named_when_it_stops_a_run(tmp_path):
     _folders(tmp_path, ['ant', 'bee'])
     _damage(tmp_path / 'train' / 'bee' / '0.png')
     cfg = _user_config(tmp_path, 2)
     check_config(cfg, ['train'])  # looks at the ends only
-    images = DATASETS.build(cfg.train_dataloader.dataset)
-    with (
-        pytest.raises(UserError, match=r'bee/0\.png is damaged'),
-        _data_faults_named(cfg, ['train']),
-    ):
-        images[1]
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    naming_files(DataLoader(dataset))
+    with pytest.raises(UserError, match=r'bee/0\.png is damaged'):
+        dataset[1]
+    assert dataset[0]['inputs'].shape[0] == 3
 
 
 def test_images_and_devices_that_cannot_be_used_to_predict(tmp_path, official):

@@ -19,8 +19,9 @@ from mmengine.registry import init_default_scope
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
-from paca_mm.engine import checks
+from paca_mm.engine import data_checks
 from paca_mm.engine.config import load_config
+from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root
 
@@ -262,7 +263,7 @@ def test_what_the_check_before_training_does_not_see_is_named_when_it_is_read(
 ):
     mask = copy / 'masks/train/000003.png'
     repaint(mask, lambda labels: labels[:2].fill(8))
-    monkeypatch.setattr(checks, 'SAMPLE_MASKS', 0)
+    monkeypatch.setattr(data_checks, 'SAMPLE_MASKS', 0)
     options = (f'train_dataloader.num_workers={workers}', 'train_dataloader.batch_size=4')
     message = fails(capfd, 'train', 'tiny.py', *on(copy, *options))
     assert message.startswith(f'{mask} holds the class number 8, which the model does not have')
@@ -348,7 +349,7 @@ def test_image_and_mask_of_different_sizes(copy, capfd):
 def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypatch):
     mask = copy / 'masks/train/000002.png'
     Image.open(mask).crop((0, 0, 100, 128)).save(mask)
-    monkeypatch.setattr(checks, 'SAMPLE_MASKS', 0)
+    monkeypatch.setattr(data_checks, 'SAMPLE_MASKS', 0)
     message = fails(capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.batch_size=4'))
     assert f'{mask} has 100 x 128 pixels' in message
 
@@ -496,8 +497,8 @@ def test_training_on_ones_own_data_as_the_readme_says(tmp_path, capfd):
             pixels = rng.randint(0, 256 if kind == 'images' else 3, shape).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f'street_1.{suffix}')
     cfg = load_config(str(tmp_path / 'my_data.py'))
-    checks._check_seg(cfg, cfg.train_dataloader.dataset, 'train_dataloader')
-    checks._check_seg(cfg, cfg.val_dataloader.dataset, 'val_dataloader')
+    TASKS['seg'].check_dataset(cfg, cfg.train_dataloader.dataset, 'train_dataloader')
+    TASKS['seg'].check_dataset(cfg, cfg.val_dataloader.dataset, 'val_dataloader')
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['paca_mm.CheckLabels'].num_classes == 3
     tiny = {k: v for k, v in load_config('tiny.py').model.backbone.items() if k != 'init_cfg'}

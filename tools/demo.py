@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from paca_mm.cli import command
-from paca_mm.engine.checks import SHAPES_CONFIGS
 from paca_mm.engine.launch import last_checkpoint
+from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
 
 #: What each task is measured by, and the least that the demo should reach.
@@ -58,7 +58,7 @@ GOAL_KEYS = {key for key, _ in GOALS.values()}
 def main(argv=None):
     args = parse_args(argv)
     began = time.monotonic()
-    config = SHAPES_CONFIGS[args.task]
+    config = TASKS[args.task].shapes_config
     work_dir = str(Path(args.work_dir) / args.task)
     images = str(Path(work_dir) / 'pictures')
     run('tools/train.py', config, '--work-dir', work_dir)

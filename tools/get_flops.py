@@ -3,7 +3,8 @@
 import argparse
 
 from paca_mm.cli import command
-from paca_mm.engine.config import load_config, task_of
+from paca_mm.engine.config import load_config
+from paca_mm.engine.tasks import task_for
 from paca_mm.errors import UserError
 
 #: Height and width at which each task is usually counted.
@@ -28,7 +29,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config)
-    task = task_of(cfg)
+    task = task_for(cfg).name
     shape = tuple(args.shape or SHAPES[task])
     if len(shape) > 2 or min(shape) < 32:
         raise UserError(f'--shape {shape}: give one side, or height and width, each at least 32.')

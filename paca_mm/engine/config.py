@@ -1,17 +1,15 @@
 """Configs as the tools take them: found or missed by name, and turned to the embedded dataset."""
 
-from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root
 
-#: What a config of each task has as default_scope.
-TASKS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
+from .tasks import TASKS, task_for
+from .walk import walk
 
 
 def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
@@ -51,22 +49,8 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
 def configs() -> list[Path]:
     """All config files of this project that can be run (the bases cannot)."""
     root = assets_root() / 'configs'
-    return sorted(p for p in root.glob('*/*.py') if p.parent.name in TASKS.values())
-
-
-def task_of(cfg: Config) -> str:
-    """``'det'``, ``'seg'`` or ``'cls'``.
-
-    Raises:
-        UserError: The config has no ``default_scope`` of the three.
-    """
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise UserError(
-            f'default_scope={scope!r} in the config: it must be one of {", ".join(TASKS)}, so that '
-            'it is known whether to detect, segment or classify.'
-        )
-    return TASKS[scope]
+    files = (file for task in TASKS for file in (root / task).rglob('*.py'))
+    return sorted(file for file in files if '_base_' not in file.relative_to(root).parts)
 
 
 def use_shapes(cfg: Config) -> None:
@@ -76,27 +60,14 @@ def use_shapes(cfg: Config) -> None:
     ``num_classes`` of the model its class count, and weights that would have to be downloaded are
     left out. The rest of the model stays as it is.
     """
-    from paca_mm.datasets.shapes import CLASSES, SEG_CLASSES
-
-    task = task_of(cfg)
-    base = assets_root() / 'configs' / task / '_base_'
+    task = task_for(cfg)
+    base = assets_root() / 'configs' / task.name / '_base_'
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
         for key, value in Config.fromfile(base / overlay).items():
             cfg[key] = value
-    num_classes = len(SEG_CLASSES if task == 'seg' else CLASSES)
     for node in walk(cfg.model):
         if 'num_classes' in node:
-            node['num_classes'] = num_classes
+            node['num_classes'] = len(task.shapes_classes)
         if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
             node['init_cfg'] = None
     cfg.load_from = None
-
-
-def walk(node: Any) -> Iterator[dict]:
-    """Every dict in a config, from the outside in."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from walk(child)

@@ -1,11 +1,16 @@
 """Distributed runs, on GPUs as mmengine does them and on CPUs with gloo."""
 
 import os
-from typing import Any
+import subprocess
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+
+from paca_mm.errors import UserError
+
+from .walk import walk
 
 
 def has_accelerator() -> bool:
@@ -34,7 +39,10 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
             wrapper.pop(key, None)
         changes.append('no GPU: training in float32 instead of mixed precision')
     if launcher != 'none':
-        if _replace_norms(cfg.get('model')):
+        norms = [node for node in walk(cfg.get('model')) if node.get('type') == 'SyncBN']
+        for node in norms:
+            node['type'] = 'BN'
+        if norms:
             changes.append('no GPU: BatchNorm statistics are per process (SyncBN needs a GPU)')
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',
@@ -43,31 +51,62 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         if not dist.is_initialized():
-            if launcher == 'slurm':
-                os.environ.setdefault('RANK', os.environ['SLURM_PROCID'])
-                os.environ.setdefault('WORLD_SIZE', os.environ['SLURM_NTASKS'])
+            _name_the_job(launcher)
             dist.init_process_group('gloo')
     return changes
 
 
-def _replace_norms(node: Any) -> bool:
-    """Turn every ``type='SyncBN'`` below ``node`` into ``'BN'``; whether there was one."""
-    found = False
-    if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-            found = True
-        children = list(node.values())
-    else:
-        children = list(node) if isinstance(node, (list, tuple)) else []
-    for child in children:
-        found |= _replace_norms(child)
-    return found
+#: What launchers call the rank and the number of processes of a job.
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
+_SIZES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
+
+
+def _name_the_job(launcher: str) -> None:
+    """Set what torch reads from the environment, from what slurm and mpi have set.
+
+    Raises:
+        UserError: The command was not started by the launcher, or nobody says which is the first of
+            several machines.
+    """
+    for name, known in (('RANK', _RANKS), ('WORLD_SIZE', _SIZES)):
+        value = next((os.environ[key] for key in known if key in os.environ), None)
+        if value is None:
+            raise UserError(
+                f'--launcher {launcher}, but none of {", ".join(known)} is set: no launcher has '
+                'started this process.\n'
+                f'  to fix it: {_START[launcher]}, or leave --launcher out for one process.'
+            )
+        os.environ.setdefault(name, value)
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_machine(launcher)
+
+
+_START = {
+    'pytorch': 'start it by torchrun (tools/dist_train.sh does)',
+    'slurm': 'start it by srun (tools/slurm_train.sh does)',
+    'mpi': 'start it by mpirun',
+}
+
+
+def _first_machine(launcher: str) -> str:
+    local = os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', os.environ.get('MPI_LOCALNRANKS'))
+    if local == os.environ['WORLD_SIZE'] or os.environ.get('SLURM_NNODES') == '1':
+        return '127.0.0.1'
+    if nodes := os.environ.get('SLURM_NODELIST'):
+        with suppress(OSError, subprocess.CalledProcessError):
+            names = subprocess.check_output(['scontrol', 'show', 'hostnames', nodes], text=True)
+            return names.split()[0]
+    raise UserError(
+        f'--launcher {launcher}: MASTER_ADDR is not set, and which machine is the first of the job '
+        'is not known.\n  to fix it: export MASTER_ADDR=<the first machine> before the command.'
+    )
 
 
 def is_main_process() -> bool:
     """Whether this process is the one that speaks and writes."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    rank = next((os.environ[key] for key in _RANKS if key in os.environ), '0')
+    return int(rank) == 0
 
 
 def device() -> torch.device:

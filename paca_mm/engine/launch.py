@@ -2,10 +2,10 @@
 
 import argparse
 import os
+import shlex
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,26 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.runner import Runner
 
 from paca_mm.checkpoint import read_checkpoint
+from paca_mm.checkpoint.latest import read_latest
 from paca_mm.errors import UserError
+from paca_mm.paths import assets_root
 
-from .checks import check_config, check_every_image
-from .config import load_config, task_of
+from .checks import check_config
+from .config import load_config
 from .distributed import has_accelerator, is_main_process, prepare_cpu
-from .runner import find_latest_checkpoint
+from .loading import naming_files
+from .runner import SafeRunner
+from .tasks import Task, task_for
+
+
+class _Options(DictAction):
+    """mmengine's ``DictAction``, which also keeps the words as they were typed."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.typed_options = [*getattr(namespace, 'typed_options', ()), *values]
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='settings that win over the config, such as train_dataloader.batch_size=4',
     )
@@ -56,41 +70,44 @@ def train(args: argparse.Namespace) -> None:
         UserError: A mistake of the user's, found before the first iteration where that is possible.
     """
     began = time.monotonic()
-    cfg = _prepare(args, ('train', 'val'))
+    cfg, _ = _prepare(args, ('train', 'val'))
     if args.amp:
         _use_amp(cfg)
     if args.auto_scale_lr:
         _scale_lr(cfg)
-    if args.resume:
-        _resume(cfg, args.resume)
+    content = _resume(cfg, args.resume) if args.resume else None
     runner = _build_runner(cfg)
-    with _data_faults_named(cfg, ('train', 'val')):
-        runner.train()
+    if content is not None and isinstance(runner, SafeRunner):
+        runner.take(cfg.load_from, content)
+    runner.train()
     checkpoint = last_checkpoint(cfg.work_dir)
-    command = f'{args.config} {checkpoint}' + (' --shapes' if args.shapes else '')
-    lines = [f'saved:    {checkpoint}', f'evaluate: python tools/test.py {command}']
+    lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']
     say(_closing_summary(_last_metrics(runner), time.monotonic() - began, lines))
 
 
-def test(args: argparse.Namespace) -> None:
+def test(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a checkpoint, once the command line is parsed.
+
+    Returns:
+        The metrics.
 
     Raises:
         UserError: A mistake of the user's, such as a checkpoint that is not the config's.
     """
     began = time.monotonic()
     args.cfg_options = {**(args.cfg_options or {}), 'load_from': args.checkpoint}
-    cfg = _prepare(args, ('test',))
+    cfg, task = _prepare(args, ('test',))
     if args.show_dir:
-        _draw_into(cfg, args.show_dir)
+        if cfg.default_hooks.get('visualization') is None:
+            raise UserError('--show-dir needs a visualization hook in default_hooks of the config.')
+        task.draw_into(cfg, os.path.abspath(args.show_dir))
     if args.out:
-        _dump_into(cfg, args.out)
-    runner = _build_runner(cfg)
-    with _data_faults_named(cfg, ('test',)):
-        metrics = runner.test()
+        _dump_into(cfg, task, args.out)
+    metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
+    return metrics
 
 
 def say(text: str) -> None:
@@ -99,8 +116,8 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> Config:
-    """The config of a command line, checked and made ready for this machine."""
+def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, Task]:
+    """The config of a command line, checked and made ready for this machine; its task."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.shapes)
     cfg.launcher = args.launcher
@@ -109,36 +126,25 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> Config:
     elif cfg.get('work_dir') is None:
         name = Path(args.config).stem + ('_on_shapes' if args.shapes else '')
         cfg.work_dir = os.path.join('work_dirs', name)
-    check_config(cfg, [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None])
+    task = task_for(cfg)
+    check_config(cfg, [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None], task)
     for change in prepare_cpu(cfg, args.launcher):
         say(f'note: {change}')
-    return cfg
+    return cfg, task
 
 
 def _build_runner(cfg: Config) -> Runner:
     try:
         if cfg.get('runner_type'):
-            return MMENGINE_RUNNERS.build(cfg)
-        return Runner.from_cfg(cfg)
+            return MMENGINE_RUNNERS.build(cfg)  # ours has safe files and names broken ones itself
+        runner = Runner.from_cfg(cfg)
     except ImportError as e:
         raise UserError(
             f'{e}\n  to see what is missing and how to fix it: python tools/doctor.py'
         ) from e
-
-
-@contextmanager
-def _data_faults_named(cfg: Config, phases: Sequence[str]) -> Iterator[None]:
-    """If a run dies, look whether an image is the cause, and name it instead of the traceback."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception:
-        check_every_image(cfg, phases)
-        if 'transforms/loading.py' in traceback.format_exc():  # of this process or of a worker's
-            say('note: an image cannot be decoded; looking for it')
-            check_every_image(cfg, phases, decode=True)
-        raise
+    build = runner.build_dataloader
+    runner.build_dataloader = lambda *args, **kwargs: naming_files(build(*args, **kwargs))
+    return runner
 
 
 def _use_amp(cfg: Config) -> None:
@@ -157,46 +163,47 @@ def _scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _resume(cfg: Config, checkpoint: str) -> None:
-    found = find_latest_checkpoint(cfg.work_dir) if checkpoint == 'auto' else checkpoint
-    if found is None:
-        say(f'note: nothing to resume in {cfg.work_dir}: starting from the beginning')
-        return
-    if not os.path.isfile(found):
-        raise UserError(f'the checkpoint to resume does not exist: {os.path.abspath(found)}')
+def _resume(cfg: Config, checkpoint: str) -> Any | None:
+    """Let a run go on from a checkpoint; returns its content, None if there is nothing to resume."""
+    if checkpoint == 'auto':
+        latest = read_latest(cfg.work_dir)
+        if latest is None:
+            say(f'note: nothing to resume in {cfg.work_dir}: starting from the beginning')
+            return None
+        found, content = latest
+    elif os.path.isfile(checkpoint):
+        found, content = Path(checkpoint), read_checkpoint(checkpoint)
+    else:
+        raise UserError(f'the checkpoint to resume does not exist: {os.path.abspath(checkpoint)}')
     say(f'note: going on from {found}')
     cfg.load_from = str(found)
     cfg.resume = True
     # mmengine takes the seed of a resumed run over too, but only once the data's order is drawn.
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
-        seed = read_checkpoint(found).get('meta', {}).get('seed')
-        cfg.randomness = {**randomness, 'seed': seed}
+        cfg.randomness = {**randomness, 'seed': content.get('meta', {}).get('seed')}
+    return content
 
 
-def _draw_into(cfg: Config, folder: str) -> None:
-    """Let the host's visualization hook write every prediction into a folder."""
-    hook = cfg.default_hooks.get('visualization')
-    if hook is None:
-        raise UserError('--show-dir needs a visualization hook in default_hooks of the config.')
-    folder = os.path.abspath(folder)
-    if task_of(cfg) == 'det':
-        hook.update(draw=True, test_out_dir=folder)
-    elif task_of(cfg) == 'seg':
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = folder
-    else:
-        cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
+def _test_command(args: argparse.Namespace, checkpoint: str | None) -> str:
+    """The command that evaluates what was trained, from the present folder."""
+    script = assets_root() / 'tools' / 'test.py'
+    if script.is_relative_to(Path.cwd()):
+        script = script.relative_to(Path.cwd())
+    words = ['python', str(script), args.config, str(checkpoint)]
+    words += ['--shapes'] if args.shapes else []
+    words += ['--work-dir', args.work_dir] if args.work_dir else []
+    typed = getattr(args, 'typed_options', ())
+    return shlex.join([*words, *(['--cfg-options', *typed] if typed else [])])
 
 
-def _dump_into(cfg: Config, file: str) -> None:
+def _dump_into(cfg: Config, task: Task, file: str) -> None:
     """Let the evaluator keep all predictions in a pickle file."""
     if Path(file).suffix not in ('.pkl', '.pickle'):
         raise UserError(f'--out {file}: the file name must end in .pkl or .pickle.')
-    dump = 'DumpDetResults' if task_of(cfg) == 'det' else 'DumpResults'
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=file)]
+    cfg.test_evaluator = [*evaluators, dict(type=task.dump_type, out_file_path=file)]
 
 
 def _closing_summary(metrics: dict[str, Any], seconds: float, lines: Sequence[str]) -> str:
@@ -206,7 +213,7 @@ def _closing_summary(metrics: dict[str, Any], seconds: float, lines: Sequence[st
         f'  {name:<{width}}  ' + (f'{value:.4f}' if isinstance(value, float) else str(value))
         for name, value in metrics.items()
     ]
-    took = time.strftime('%H:%M:%S', time.gmtime(seconds))
+    took = timedelta(seconds=round(seconds))
     return '\n'.join(['', f'done in {took}', *rows, *lines])
 
 

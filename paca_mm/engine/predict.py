@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
-import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
-from torch import Tensor
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.datasets.images import fault_of
 from paca_mm.environment import require
 from paca_mm.errors import UserError
+from paca_mm.files import replacing
 
-from .config import task_of
 from .distributed import device as default_device
+from .tasks import task_for
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -46,7 +45,7 @@ class Predictor:
 
     def __init__(self, cfg: Config, checkpoint: str, device: str | None = None) -> None:
         _check_device(device)
-        self.task = task_of(cfg)
+        self.task = task_for(cfg)
         require(cfg.default_scope)
         init_default_scope(cfg.default_scope)
         content = read_checkpoint(checkpoint)
@@ -91,50 +90,9 @@ class Predictor:
         with torch.no_grad():
             sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
         if drawn:
-            self._draw(image, sample, drawn, score_thr)
-        return {'picture': image, **self._record(sample, score_thr)}
-
-    def _draw(self, image: str, sample: Any, out_file: str, score_thr: float) -> None:
-        pixels = mmcv.imread(image, channel_order='rgb')
-        options: dict[str, Any] = {}
-        if self.task == 'det':
-            options = dict(draw_gt=False, pred_score_thr=score_thr)
-        elif self.task == 'seg':
-            options = dict(draw_gt=False)
-        if self.task == 'cls':
-            self.visualizer.visualize_cls(
-                pixels, sample, classes=list(self.classes) or None, draw_gt=False, out_file=out_file
-            )
-        else:
-            self.visualizer.add_datasample(
-                Path(image).stem, pixels, sample, out_file=out_file, **options
-            )
-
-    def _record(self, sample: Any, score_thr: float) -> dict[str, Any]:
-        if self.task == 'det':
-            found = sample.pred_instances
-            return {'instances': list(self._instances(found[found.scores >= score_thr]))}
-        if self.task == 'seg':
-            labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
-            total = int(counts.sum())
-            rows = sorted(zip(counts.tolist(), labels.tolist(), strict=True), reverse=True)
-            return {'classes': [{**self._name(k), 'share': n / total} for n, k in rows]}
-        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
-        top = zip(scores.tolist(), labels.tolist(), strict=True)
-        return {'top': [{**self._name(k), 'score': score} for score, k in top]}
-
-    def _instances(self, found: Any) -> Iterator[dict[str, Any]]:
-        for i in range(len(found)):
-            record = self._name(int(found.labels[i]))
-            record['score'] = float(found.scores[i])
-            record['bbox'] = [round(v, 2) for v in found.bboxes[i].tolist()]
-            if 'masks' in found:
-                record['mask'] = _run_lengths(found.masks[i])
-            yield record
-
-    def _name(self, label: int) -> dict[str, Any]:
-        name = self.classes[label] if label < len(self.classes) else str(label)
-        return {'label': label, 'class': name}
+            pixels = mmcv.imread(image, channel_order='rgb')
+            self.task.draw(self.visualizer, Path(image).stem, pixels, sample, drawn, score_thr)
+        return {'picture': image, **self.task.record(sample, self.classes, score_thr)}
 
 
 def _check_image(image: str, decode: bool = False) -> None:
@@ -178,13 +136,6 @@ def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     }
 
 
-def _run_lengths(mask: Tensor) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-
-    encoded = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}
-
-
 def find_images(what: str) -> list[str]:
     """The images of a file, a folder or a glob.
 
@@ -212,7 +163,7 @@ def predict_all(
     """Predict images one by one into ``out_dir``: ``NAME.png`` drawn, and ``predictions.json``.
 
     Yields:
-        Each record as it is done. The JSON file is whole after each of them.
+        Each record as it is done. The JSON file is complete after each of them.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -225,7 +176,6 @@ def predict_all(
         names.add(name)
         drawn = str(out / f'{name}.png')
         records.append({**predictor.predict(image, drawn, score_thr), 'drawn': drawn})
-        part = out / '.predictions.json.part'
-        part.write_text(json.dumps(records, indent=1))
-        part.replace(out / 'predictions.json')
+        with replacing(out / 'predictions.json') as part:
+            part.write_text(json.dumps(records, indent=1))
         yield records[-1]

@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,10 @@ from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.errors import UserError
+from paca_mm.files import move_into_place
 from paca_mm.registry import RUNNERS
+
+from .loading import naming_files
 
 
 @RUNNERS.register_module()
@@ -34,6 +36,7 @@ class SafeRunner(Runner):
 
     _random_state: dict | None = None
     _needs_all = False
+    _read: tuple[str, Any] | None = None
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class, without the three lines for every parameter under ``paramwise_cfg``."""
@@ -47,14 +50,15 @@ class SafeRunner(Runner):
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """As the base class; its iterators do not take their seeds out of the model's numbers.
+        """As the base class; a file that cannot be read is named, and iterators draw no seeds from
+        the model's numbers.
 
         They would with every validation, which a run that is resumed behind it does not repeat.
         """
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(seed or 0)
-        return loader
+        return naming_files(loader)
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
@@ -66,7 +70,7 @@ class SafeRunner(Runner):
         part = f'.{filename}.part' if local else filename
         super().save_checkpoint(out_dir, part, *args, meta=meta, **kwargs)
         if local and os.path.isfile(os.path.join(out_dir, part)):  # only rank 0 has written
-            os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
+            move_into_place(os.path.join(out_dir, part), os.path.join(out_dir, filename))
 
     def load_checkpoint(
         self,
@@ -80,7 +84,7 @@ class SafeRunner(Runner):
         Raises:
             UserError: The file cannot be read, or does not fit the model.
         """
-        checkpoint = read_checkpoint(filename, map_location)
+        checkpoint = self._taken(filename, map_location)
         needed = ('meta', 'message_hub', 'optimizer') if self._resume else ()
         if lacking := [key for key in needed if key not in checkpoint]:
             raise UserError(
@@ -96,6 +100,16 @@ class SafeRunner(Runner):
         if self._resume:
             self._random_state = checkpoint.get('meta', {}).get('random_state')
         return checkpoint
+
+    def take(self, filename: str, content: Any) -> None:
+        """Take over what was read of a checkpoint on the CPU, so that it is not read again."""
+        self._read = (os.path.abspath(filename), content)
+
+    def _taken(self, filename: str, map_location: str | Callable) -> Any:
+        (name, content), self._read = self._read or ('', None), None
+        if name == os.path.abspath(filename) and map_location == 'cpu':
+            return content
+        return read_checkpoint(filename, map_location)
 
     def test(self) -> dict:
         """Test; a checkpoint must fill the whole model."""
@@ -156,30 +170,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state['python'])
     if 'cuda' in state and len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
-
-
-def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
-    """The newest whole checkpoint in a work directory, or None.
-
-    Trusts ``last_checkpoint`` if the file that it names can be read; otherwise (a kill, a full disk)
-    takes the newest that can.
-    """
-    folder = Path(work_dir)
-    named = folder / 'last_checkpoint'
-    candidates = sorted(
-        [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
-        key=lambda file: file.stat().st_mtime,
-        reverse=True,
-    )
-    if named.is_file():
-        last = Path(named.read_text().strip())
-        # The work directory may have been moved since: its own file of that name goes first.
-        candidates = [folder / last.name, last, *candidates]
-    for file in candidates:
-        if file.is_file():
-            try:
-                read_checkpoint(file)
-            except UserError:
-                continue
-            return file
-    return None

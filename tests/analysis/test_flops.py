@@ -55,6 +55,6 @@ def test_the_tool_counts_a_detector(capsys):
     assert 'Warning' not in out
 
 
-def test_a_image_too_small_to_count(capsys):
+def test_an_image_too_small_to_count(capsys):
     assert run('get_flops', 'configs/det/mask_rcnn_paca_shapes.py', '--shape', '8') == 2
     assert 'each at least 32' in capsys.readouterr().err

@@ -168,11 +168,11 @@ def test_the_layout_must_be_the_other_one():
         convert(convert(ours, to_official=True).state, to_official=True)
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused():
+def test_an_incomplete_checkpoint_is_refused():
     official = dict(convert(checkpoint(), to_official=True).state)
     del official['stage3.2.mlp.fc1.bias']
     with pytest.raises(
-        UserError, match=r'(?s)not whole.*missing in the file: stage3.2.mlp.fc1.bias'
+        UserError, match=r'(?s)not complete.*missing in the file: stage3.2.mlp.fc1.bias'
     ):
         convert(official)
 

@@ -83,7 +83,7 @@ def test_every_byte_is_decided_by_the_seed(tiny, tmp_path):
     assert tree_digest(make_shapes(tmp_path / 'other', **{**TINY, 'seed': 8})) != GOLDEN
 
 
-def test_a_image_does_not_depend_on_the_counts(tiny, tmp_path):
+def test_an_image_does_not_depend_on_the_counts(tiny, tmp_path):
     fewer = make_shapes(tmp_path / 'fewer', **{**TINY, 'num_train': 2})
     for name in ('train/000002.png', 'val/000003.png', 'imagefolder/train/star/000001.png'):
         assert (fewer / name).read_bytes() == (tiny / name).read_bytes()

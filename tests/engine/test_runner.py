@@ -15,8 +15,8 @@ from helpers.tool import run
 pytest.importorskip('mmdet')
 
 from paca_mm.checkpoint import read_checkpoint
+from paca_mm.checkpoint.latest import find_latest_checkpoint
 from paca_mm.datasets.shapes import ensure_shapes
-from paca_mm.engine.runner import find_latest_checkpoint
 from paca_mm.paths import assets_root
 
 SHAPES = 'configs/det/mask_rcnn_paca_shapes.py'

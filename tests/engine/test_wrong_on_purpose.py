@@ -173,15 +173,14 @@ def test_a_corrupt_image_is_found_before_training(here, capfd):
     assert f'{broken} is torn (5000 bytes' in message
 
 
-def test_a_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
+def test_an_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
     """The check before training looks at a sample; the rest is named when it stops the run."""
-    from paca_mm.engine import checks
+    from paca_mm.engine import data_checks
 
     root = ensure_shapes(here / 'copy', num_train=4, num_val=2)
     broken = root / 'train/000003.png'
     broken.write_bytes(b'')
-    monkeypatch.setattr(checks, 'SAMPLE', 0)
-    monkeypatch.setattr(checks._check_images, '__defaults__', (0,))
+    monkeypatch.setattr(data_checks, 'SAMPLE', 0)
     message = fails(capfd, 'train', SHAPES, *on(root), 'train_dataloader.num_workers=0',
                     'train_dataloader.persistent_workers=False')  # fmt: skip
     assert f'{broken} is empty (0 bytes)' in message

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 
@@ -48,11 +47,9 @@ def run(name, *argv):
 
 def torchrun(processes, *words, cwd):
     """Run a script as processes of one job; returns what ``subprocess.run`` does."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
-               f'--master_port={port}', *map(str, words)]  # fmt: skip
+    # --standalone: the agent binds a free port and keeps it, so nobody can take it in between.
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+               f'--nproc_per_node={processes}', *map(str, words)]  # fmt: skip
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},

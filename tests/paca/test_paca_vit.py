@@ -295,6 +295,6 @@ def test_wrong_arguments_are_explained(kwargs, message):
         PaCaViT(**kwargs)
 
 
-def test_a_image_of_other_channels_is_explained():
+def test_an_image_of_other_channels_is_explained():
     with pytest.raises(UserError, match=r'in_channels=3.*\(1, 1, 64, 64\)'):
         mini()(torch.zeros(1, 1, 64, 64))

@@ -1,0 +1,41 @@
+"""The checkpoint that a run is resumed from."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from paca_mm.errors import UserError
+
+from .read import read_checkpoint
+
+
+def read_latest(work_dir: str | os.PathLike) -> tuple[Path, Any] | None:
+    """The newest complete checkpoint in a work directory and its content, or None.
+
+    Trusts ``last_checkpoint`` if the file that it names can be read; otherwise (a kill, a full disk)
+    takes the newest that can.
+    """
+    folder = Path(work_dir)
+    named = folder / 'last_checkpoint'
+    candidates = sorted(
+        [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')],
+        key=lambda file: file.stat().st_mtime,
+        reverse=True,
+    )
+    if named.is_file():
+        last = Path(named.read_text().strip())
+        # The work directory may have been moved since: its own file of that name goes first.
+        candidates = [folder / last.name, last, *candidates]
+    for file in candidates:
+        if file.is_file():
+            try:
+                return file, read_checkpoint(file)
+            except UserError:
+                continue
+    return None
+
+
+def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
+    """The newest complete checkpoint in a work directory, or None; see :func:`read_latest`."""
+    found = read_latest(work_dir)
+    return found[0] if found else None

@@ -1,0 +1,122 @@
+"""What the machinery asks a task."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch.nn as nn
+from mmengine.config import Config
+from torch import Tensor
+
+from paca_mm.errors import UserError, some_of
+
+
+class Task:
+    """A task of the hosts. Hosts are imported by its methods only.
+
+    Attributes:
+        name: Of its folder in ``configs/``.
+        scope: The host, which is the ``default_scope`` of its configs.
+        title: In words.
+        image_size: Height and width at which its models are counted.
+        shapes_config: The config that needs no download.
+        shapes_classes: The classes of the embedded dataset for this task.
+        headline: The metric that it is judged by, as the host calls it.
+        demo_goal: The least that the demo reaches in it.
+    """
+
+    name: ClassVar[str]
+    scope: ClassVar[str]
+    title: ClassVar[str]
+    image_size: ClassVar[tuple[int, int]]
+    shapes_config: ClassVar[str]
+    shapes_classes: ClassVar[tuple[str, ...]]
+    headline: ClassVar[str]
+    demo_goal: ClassVar[float]
+
+    #: The host's evaluator that keeps all predictions in a pickle file.
+    dump_type: ClassVar[str] = 'DumpResults'
+
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
+        """Check the files of one dataset, and the model's heads against its classes.
+
+        Args:
+            cfg: The config.
+            dataset: Settings of a dataset that wraps no other.
+            place: Where it stands, ``'train_dataloader.dataset'`` say.
+
+        Raises:
+            UserError: Something is missing or does not fit; the message names it and the cure.
+        """
+        raise NotImplementedError
+
+    def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> None:
+        """Check the files that an evaluator names; see :meth:`check_dataset`."""
+
+    def draw_into(self, cfg: Config, folder: str) -> None:
+        """Let the host's visualization hook write every tested image into a folder."""
+        raise NotImplementedError
+
+    def draw(
+        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
+    ) -> None:
+        """Draw a prediction on an image.
+
+        Args:
+            visualizer: The host's.
+            name: Of the image.
+            pixels: The image, (H, W, 3), RGB.
+            sample: The prediction.
+            out_file: The file to write.
+            score_thr: Least score of a detection that is drawn.
+        """
+        visualizer.add_datasample(name, pixels, sample, out_file=out_file, draw_gt=False)
+
+    def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
+        """A prediction as plain data."""
+        raise NotImplementedError
+
+    def forward(self, model: nn.Module, images: Tensor, meta: Mapping[str, Any]) -> Any:
+        """Run a model as its host's ``mode='tensor'`` does.
+
+        Args:
+            model: The host's model.
+            images: (B, 3, H, W), normalised.
+            meta: What a pipeline writes about an image of that size.
+        """
+        return model(images, mode='tensor')
+
+    def toy_sample(self, model: Any, meta: Mapping[str, Any]) -> Any:
+        """Made-up annotations of one image, for a step of training or of prediction."""
+        raise NotImplementedError
+
+    def require_path(self, path: str, what: str, place: str, dataset: dict) -> None:
+        """A file or folder of a dataset exists.
+
+        Raises:
+            UserError: It does not; the message says what is there, and how to go on without it.
+        """
+        if os.path.exists(path):
+            return
+        root = (dataset.get('data_root') or os.path.dirname(path)).rstrip('/')
+        loader = place.partition('.')[0]
+        missing = f'the {what} of {loader} is missing.\n  looked for: {os.path.abspath(path)}\n'
+        if os.path.isdir(root) and os.listdir(root):
+            raise UserError(
+                f'{missing}  {root} holds: {some_of(sorted(os.listdir(root)), 12)}\n'
+                f'  to fix it: correct {place} (or its data_root).'
+            )
+        link = os.path.islink(root) and not os.path.exists(root)
+        raise UserError(
+            missing
+            + (f'  {root} is a link to {os.readlink(root)}, which does not exist\n' if link else '')
+            + f'  to fix it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
+            f'  or name it: --cfg-options {loader}.dataset.data_root=/path/to/your/data/\n'
+            '  without any download: run the same command with --shapes, or try the embedded '
+            f'dataset:\n    python tools/train.py {self.shapes_config}'
+        )
+
+
+def named(label: int, classes: Sequence[str]) -> dict[str, Any]:
+    """A class in a record: its number and its name."""
+    return {'label': label, 'class': classes[label] if label < len(classes) else str(label)}

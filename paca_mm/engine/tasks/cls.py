@@ -1,0 +1,157 @@
+"""Image classification, by mmpretrain."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from paca_mm.datasets.shapes import CLASSES
+from paca_mm.errors import UserError, some_of
+
+from ..data_checks import (
+    check_images,
+    check_levels,
+    check_num_classes,
+    datasets_of,
+    heads_of,
+    images_in,
+    is_dataset,
+    made_lazily,
+    path_in,
+)
+from .base import Task, named
+
+
+class Classification(Task):
+    """A class for every image."""
+
+    name = 'cls'
+    scope = 'mmpretrain'
+    title = 'classification'
+    image_size = (224, 224)
+    shapes_config = 'configs/cls/paca_shapes.py'
+    shapes_classes = CLASSES
+    headline = 'accuracy/top1'
+    demo_goal = 90.0
+
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
+        check_levels(cfg)
+        try:
+            from mmpretrain.datasets import CustomDataset
+        except ImportError:
+            return  # building the model says what is missing
+
+        if not is_dataset(dataset, CustomDataset):
+            return  # a path of the user's own, from files to classes
+        try:
+            made = made_lazily(dataset)
+        except AssertionError as e:  # split='vall', say
+            raise UserError(f'{place} is no dataset as it stands: {e}') from e
+        folder = made.img_prefix
+        self.require_path(folder, 'image folder', place, dataset)
+        if made.ann_file:  # ImageNet's is found beside the folders where there is one
+            self.require_path(made.ann_file, 'list of labels', f'{place}.ann_file', dataset)
+            if made.CLASSES:
+                check_num_classes(cfg, made.CLASSES, place)
+        elif made.with_label:
+            _check_class_folders(cfg, made, dataset, place)
+        try:
+            files = made.load_data_list()
+        except RuntimeError as e:
+            raise UserError(
+                f'{place.partition(".")[0]} has no images: none in the class folders of {folder} ends '
+                f'in {", ".join(sorted(made.extensions))}.\n  to fix it: put images into the folders, '
+                'or name their endings: extensions=(...) in the dataset.'
+            ) from e
+        except ValueError as e:
+            raise UserError(
+                f'{made.ann_file} is no list of labels ({e}): every line must be an image (from '
+                f"{folder}), a space and its class's number, such as: a.jpg 0"
+            ) from e
+        _check_labels_of(
+            cfg, {file['gt_label'] for file in files if 'gt_label' in file}, made.ann_file
+        )
+        if place == 'train_dataloader.dataset':  # unwrapped, so these are all
+            _check_batch(cfg.train_dataloader, len(files), folder)
+        check_images([file['img_path'] for file in files], place)
+
+    def draw_into(self, cfg: Config, folder: str) -> None:
+        cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
+
+    def draw(
+        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
+    ) -> None:
+        classes = list((visualizer.dataset_meta or {}).get('classes') or ()) or None
+        visualizer.visualize_cls(pixels, sample, classes=classes, draw_gt=False, out_file=out_file)
+
+    def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
+        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
+        top = zip(scores.tolist(), labels.tolist(), strict=True)
+        return {'top': [{**named(k, classes), 'score': score} for score, k in top]}
+
+    def toy_sample(self, model: Any, meta: Mapping[str, Any]) -> Any:
+        """A label."""
+        from mmpretrain.structures import DataSample
+
+        return DataSample(metainfo=dict(meta)).set_gt_label(0)
+
+
+def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> None:
+    """One folder a class: as many as the head has, and the same for training and validation."""
+    folder = made.img_prefix
+    names = _class_folders(folder)
+    if not names:
+        flat = len(images_in(folder))
+        raise UserError(
+            f'{folder} has no class folders'
+            + (f', but {flat} images lie in it directly' if flat else '')
+            + '.\n  expected: one folder per class with its images, '
+            f'{folder}/<class>/<image>.\n  to fix it: move the images into class folders (for '
+            "ImageNet's validation set, the class of each image is in its ground-truth list)."
+        )
+    check_num_classes(cfg, names, place)
+    if made.CLASSES and len(made.CLASSES) != len(names):
+        raise UserError(
+            f'{folder} has {len(names)} class folders ({some_of(names)}), but {dataset["type"]} is to '
+            f'have {len(made.CLASSES)} classes.\n  to fix it, for your own classes: '
+            "type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
+        )
+    for train, _ in datasets_of(cfg.get('train_dataloader'), 'train_dataloader'):
+        other = path_in(train, train.get('data_prefix') or train.get('split') or '')
+        if train.get('data_root') != dataset.get('data_root') or not os.path.isdir(other):
+            continue
+        if odd := sorted({*names} ^ {*_class_folders(other)}):
+            raise UserError(
+                f'{folder} and {other} do not have the same class folders: {some_of(odd)} '
+                f'{"is" if len(odd) == 1 else "are"} in one of them only. A class is numbered by its '
+                "folder's place in the alphabet, so the numbers would not mean the same.\n"
+                '  to fix it: the same folders in both (one may be empty).'
+            )
+
+
+def _class_folders(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
+
+
+def _check_labels_of(cfg: Config, labels: set[int], ann_file: str) -> None:
+    """A list of labels against the heads; folders have been counted."""
+    for head in heads_of(cfg):
+        if wrong := sorted(label for label in labels if not 0 <= label < head.num_classes):
+            raise UserError(
+                f'{ann_file} holds the class {some_of(wrong)}, but {head.type} has num_classes='
+                f'{head.num_classes}: 0 to {head.num_classes - 1}.\n  to fix it: correct the list (it '
+                'counts from 0), or num_classes in every head of the model.'
+            )
+
+
+def _check_batch(loader: dict, count: int, folder: str) -> None:
+    """Fewer images than a batch, and incomplete batches left out: that trains nothing at all."""
+    batch = loader.get('batch_size') or 1
+    if loader.get('drop_last') and count < batch:
+        raise UserError(
+            f'{folder} has {count} images, fewer than a batch of {batch}, and drop_last=True leaves '
+            'incomplete batches out: there is nothing to train on.\n'
+            f'  to fix it: --cfg-options train_dataloader.batch_size={count}'
+        )
