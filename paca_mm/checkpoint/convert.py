@@ -142,10 +142,10 @@ def convert(
     """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones."""
     layout, prefix = find_layout(state) or (None, '')
     if layout is None:
-        anchors = ' or '.join(f'{known.anchor!r} ({known.title})' for known in layouts())
+        known = list(layouts())
         raise UserError(
-            f'{source} holds no backbone of this package (no key ends in {anchors}); its keys are '
-            f'{some_of(state, 4)}.'
+            f'{source} holds no {" or ".join(k.title for k in known)} backbone (no key ends in '
+            f'{" or ".join(repr(k.anchor) for k in known)}); its keys are {some_of(state, 4)}.'
         )
     found = task_of_keys(state)
     # The backbone by itself, in our layout: what the checks and the report look at.

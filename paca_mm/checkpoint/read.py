@@ -1,130 +1,32 @@
-"""Reading checkpoint files without running what is in them.
+"""Reading checkpoint files without running what is in them; see :mod:`.unpickle`."""
 
-A ``.pth`` file is a pickle, and a pickle may name any function to call while it is read. The reader
-here knows the few names that tensors need, keeps bookkeeping of other libraries as inert
-placeholders, and refuses the rest.
-"""
-
+import io
 import json
+import mmap
 import os
-import pickle
+import stat
+import sys
 import zipfile
 from collections import OrderedDict
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
-from paca_mm.errors import UserError
+from paca_mm.errors import UserError, did_you_mean
 
-#: Called for real: they build tensors and plain containers, and nothing else.
-_TENSOR_NAMES = {
-    ('collections', 'OrderedDict'),
-    ('collections', 'defaultdict'),
-    ('torch', 'Size'),
-    ('torch', 'device'),
-    ('torch._utils', '_rebuild_tensor'),
-    ('torch._utils', '_rebuild_tensor_v2'),
-    ('torch._utils', '_rebuild_parameter'),
-    ('torch.nn.parameter', 'Parameter'),
-    ('torch.storage', 'TypedStorage'),
-    ('torch.storage', 'UntypedStorage'),
-}
-_BUILTINS = {'set', 'frozenset', 'list', 'dict', 'tuple', 'int', 'float', 'complex', 'bytearray'}
-#: What mmengine needs to go on with a run: its log buffers and the NumPy numbers inside them.
-_RESUME_NAMES = {
-    ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('numpy.core.multiarray', '_reconstruct'),
-    ('numpy.core.multiarray', 'scalar'),
-    ('numpy._core.multiarray', '_reconstruct'),
-    ('numpy._core.multiarray', 'scalar'),
-    ('_codecs', 'encode'),
-}
-#: Libraries whose objects lie about in published checkpoints; kept as placeholders, never called.
-_INERT_ROOTS = {
-    'addict', 'argparse', 'builtins', 'datetime', 'easydict', 'fvcore', 'mmcv', 'mmcls', 'mmdet',
-    'mmengine', 'mmpretrain', 'mmseg', 'numpy', 'omegaconf', 'pathlib', 'timm', 'torch', 'yacs',
-}  # fmt: skip
-_CALLABLE_BUILTINS = {
-    'eval',
-    'exec',
-    'compile',
-    'open',
-    '__import__',
-    'getattr',
-    'setattr',
-    'input',
-}
+from .unpickle import Damaged, Refused, unpickle
 
+#: What torch's files began with before they were zip archives, as the first of several pickles.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-#: torch writes pickles of protocol 2, which has the names of Python 2.
-_PYTHON_2_NAMES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
+#: How much larger an archive may be than its file. Weights hardly shrink when they are compressed.
+_MAX_COMPRESSION = 20
 
-
-class _Inert:
-    """Stands for an object that is not needed: takes whatever the pickle gives and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-class _Refused(Exception):
-    """The pickle names something that is neither a tensor nor harmless."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        module = _PYTHON_2_NAMES.get(module, module)
-        if (module, name) == ('builtins', 'getattr'):
-            return _statistics_method
-        if (
-            (module, name) in _TENSOR_NAMES
-            or (module, name) in _RESUME_NAMES
-            or (module == 'builtins' and name in _BUILTINS)
-            or (module == 'torch' and (name.endswith('Storage') or _is_dtype(name)))
-        ):
-            return super().find_class(module, name)
-        if module.partition('.')[0] in _INERT_ROOTS and name not in _CALLABLE_BUILTINS:
-            return _Inert
-        raise _Refused(f'{module}.{name}')
-
-
-def _statistics_method(owner: Any, name: str) -> Any:
-    """The one use of ``getattr`` that is allowed: mmengine's log buffers name their own methods."""
-    if getattr(owner, '__qualname__', '') == 'HistoryBuffer' and name in {
-        'min',
-        'max',
-        'current',
-        'mean',
-    }:
-        return getattr(owner, name)
-    raise _Refused('builtins.getattr')
-
-
-def _is_dtype(name: str) -> bool:
-    return isinstance(getattr(torch, name, None), torch.dtype)
-
-
-def _pickle_module() -> ModuleType:
-    """What ``torch.load`` takes in place of :mod:`pickle`."""
-    module = ModuleType('paca_mm_safe_pickle')
-    module.__dict__.update(
-        Unpickler=_Unpickler, load=lambda f, **kw: _Unpickler(f, **kw).load(), dumps=pickle.dumps
-    )
-    return module
+_CHUNK = 2**23
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
@@ -149,46 +51,160 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
         raise UserError(f'{path} is empty (0 bytes): the copy or download failed; fetch it again.')
     if file.suffix == '.safetensors':
         return _read_safetensors(file, map_location)
+    return _read_pickle(file, path, size, map_location)
+
+
+def _read_pickle(file: Path, path: str, size: int, map_location: Any) -> Any:
     with file.open('rb') as f:
-        return _read_pickle(f, path, size, map_location)
-
-
-def _read_pickle(f: BinaryIO, path: str, size: int, map_location: Any) -> Any:
-    head = f.read(512)
-    f.seek(0)
-    text = head.lstrip().lower()
-    if text.startswith((b'<!doctype', b'<html', b'version https://git-lfs')):
-        raise UserError(
-            f'{path} is not a checkpoint but a text that stands for one (it starts with '
-            f'{head[:24]!r}): download the file itself.'
-        )
-    if head.startswith(b'PK'):
-        if not zipfile.is_zipfile(f):
+        head = f.read(512)
+        text = head.lstrip().lower()
+        if text.startswith((b'<!doctype', b'<html', b'version https://git-lfs')):
+            raise UserError(
+                f'{path} is not a checkpoint but a text that stands for one (it starts with '
+                f'{head[:24]!r}): download the file itself.'
+            )
+        if head.startswith(b'PK') and not zipfile.is_zipfile(f):
             raise UserError(
                 f'{path} is torn: {size} bytes, and the end of the archive is missing. The copy or '
                 'download stopped half-way, or the training was killed while saving; fetch it '
                 'again, or take the checkpoint before it.'
             )
-        f.seek(0)
-        with zipfile.ZipFile(f) as archive:
-            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-                raise UserError(f'{path} is a TorchScript program, not weights: it is not loaded.')
-        f.seek(0)
-    try:
-        return torch.load(
-            f, map_location=map_location, pickle_module=_pickle_module(), weights_only=False
-        )
-    except _Refused as e:
-        raise UserError(
-            f'{path} is not loaded: reading it would call {e}, which is code and no weights. If you '
-            'trust its author, ask for a file that holds a plain state dict.'
-        ) from None
-    except Exception as e:
-        # Whatever a damaged pickle trips over (EOFError, KeyError, RuntimeError, ...) says the same.
-        raise UserError(
-            f'{path} cannot be read as a checkpoint ({size} bytes; {type(e).__name__}: {e}): it is '
-            'torn or no PyTorch file. Fetch it again.'
-        ) from e
+        read = _read_archive if head.startswith(b'PK') else _read_legacy
+        try:
+            f.seek(0)
+            return read(f, size, _placement(map_location))
+        except Refused as e:
+            raise UserError(
+                f'{path} is not loaded: reading it would call {e}, which is code and no weights. If '
+                'you trust its author, ask for a file that holds a plain state dict.'
+            ) from None
+        except _Program:
+            raise UserError(
+                f'{path} is a TorchScript program, not weights: it is not loaded.'
+            ) from None
+        except Exception as e:
+            # Whatever a damaged file trips over (BadZipFile, RuntimeError, ...) says the same.
+            raise UserError(
+                f'{path} cannot be read as a checkpoint ({size} bytes; {type(e).__name__}: {e}): it '
+                'is torn or no PyTorch file. Fetch it again.'
+            ) from e
+
+
+class _Program(Exception):
+    """A TorchScript archive."""
+
+
+def _read_archive(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
+    """torch's format since 1.6: ``NAME/data.pkl``, and a file in ``NAME/data/`` for each storage."""
+    with zipfile.ZipFile(f) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if any(name.endswith('/constants.pkl') for name in entries):
+            raise _Program
+        _check_sizes(archive.infolist(), size)
+        pickles = [name for name in entries if name.endswith('/data.pkl')]
+        if len(pickles) != 1:
+            raise Damaged('it has no data.pkl')
+        root = pickles[0].removesuffix('data.pkl')
+        order = f'{root}byteorder'
+        if order in entries and archive.read(order).decode('ascii') != sys.byteorder:
+            raise Damaged('it was written by a machine of another byte order')
+
+        def storage_of(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
+            entry = entries[f'{root}data/{key}']
+            if entry.file_size != numel * _itemsize(dtype):
+                raise Damaged(f'the storage {key} has {entry.file_size} bytes for {numel} numbers')
+            with archive.open(entry) as part:
+                return place(_filled(part, entry.file_size), location)
+
+        content = archive.read(pickles[0])
+        return unpickle(io.BytesIO(content), len(content), storage_of)
+
+
+def _check_sizes(entries: Any, size: int) -> None:
+    """An archive does not unfold to many times its file, be it by compression or by overlaps."""
+    stored = sum(e.file_size for e in entries if e.compress_type == zipfile.ZIP_STORED)
+    packed = sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED)
+    if stored > size or packed > _MAX_COMPRESSION * size:
+        raise Damaged(f'its {size} bytes would unfold to {stored + packed}')
+
+
+def _read_legacy(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
+    """torch's format before 1.6: pickles one after the other, then the storages."""
+    with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if not content[:1] == b'\x80' or unpickle(content, 64) != _LEGACY_MAGIC:
+            raise Damaged('it does not begin as a file of torch.save')
+        unpickle(content, 64)  # the protocol
+        unpickle(content, 1024)  # sizes of C types
+        begin = content.tell()
+        storages: dict[str, Any] = {}
+        left = size
+
+        def promised(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
+            nonlocal left
+            left -= numel * _itemsize(dtype)
+            if left < 0:
+                raise Damaged('its storages are larger than the file')
+            storages[key] = torch.UntypedStorage(numel * _itemsize(dtype)), numel
+            return storages[key][0]
+
+        unpickle(content, size, promised)
+        keys = unpickle(content, size)
+        if {*keys} != {*storages}:
+            raise Damaged('storages are missing')
+        for key in keys:
+            storage, numel = storages[key]
+            if int.from_bytes(content.read(8), sys.byteorder) != numel:
+                raise Damaged(f'the storage {key} has another size than its tensors')
+            _fill(content, storage)
+        content.seek(begin)  # once more, now that what tensors lie in is there
+
+        def storage_of(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
+            return place(storages[key][0], location)
+
+        return unpickle(content, size, storage_of)
+
+
+def _filled(part: Any, nbytes: int) -> Any:
+    storage = torch.UntypedStorage(nbytes)
+    _fill(part, storage)
+    return storage
+
+
+def _fill(part: Any, storage: Any) -> None:
+    """Read the bytes of a storage; an archive's are held against their checksum at its end."""
+    nbytes = storage.nbytes()
+    if not nbytes:
+        return
+    target = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+    at = 0
+    while at < nbytes:
+        chunk = part.read(min(_CHUNK, nbytes - at))
+        if not chunk:
+            raise Damaged('it ends within a tensor')
+        target[at : at + len(chunk)] = chunk
+        at += len(chunk)
+
+
+def _itemsize(dtype: torch.dtype) -> int:
+    return torch.empty(0, dtype=dtype).element_size()
+
+
+def _placement(map_location: Any) -> Callable[[Any, str], Any]:
+    """Where a storage goes: ``(storage, location in the file)`` -> the storage there."""
+
+    def place(storage: Any, location: str) -> Any:
+        if callable(map_location):
+            return map_location(storage, location) or storage
+        target = map_location
+        if isinstance(map_location, dict):
+            target = map_location.get(location, location)
+        device = torch.device(location if target is None else target)
+        if device.type == 'cpu' or not storage.nbytes():
+            return storage
+        flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return flat.to(device).untyped_storage()
+
+    return place
 
 
 def _read_safetensors(file: Path, map_location: Any) -> dict[str, Tensor]:
@@ -217,12 +233,16 @@ def _local_file(path: str) -> Path:
     if file.is_dir():
         found = sorted(p.name for p in file.iterdir() if p.suffix in ('.pth', '.safetensors'))
         raise UserError(f'{path} is a folder; name a checkpoint in it: {found or "(it has none)"}.')
-    if not file.is_file():
+    if not file.exists():
         folder = file.absolute().parent
-        near = get_close_matches(file.name, os.listdir(folder) if folder.is_dir() else [], n=3)
-        hint = f' Did you mean {", ".join(near)}?' if near else ''
+        names = os.listdir(folder) if folder.is_dir() else []
         missing = '' if folder.is_dir() else f' (the folder {folder} does not exist either)'
-        raise UserError(f'there is no checkpoint {file.absolute()}{missing}.{hint}')
+        raise UserError(
+            f'there is no checkpoint {file.absolute()}{missing}'
+            f'{did_you_mean(file.name, names, most=3)}'
+        )
+    if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe or a device may never end
+        raise UserError(f'{path} is a pipe, a socket or a device: copy it to a file and name that.')
     return file
 
 
@@ -246,19 +266,33 @@ def read_state_dict(path: str | os.PathLike) -> 'OrderedDict[str, Tensor]':
     return state_dict_of(read_checkpoint(path), path)
 
 
-def state_dict_of(content: Any, source: str | os.PathLike) -> 'OrderedDict[str, Tensor]':
-    """The tensors of a checkpoint by key, out of whatever wraps them.
+#: What files keep weights under besides; averaged ones (EMA) last, unless a family prefers them.
+WRAPPERS = ('state_dict', 'model', 'module', 'state_dict_ema', 'model_ema', 'ema_state_dict')
 
-    Understands a bare state dict and the usual wrappers (``state_dict``, ``model``, ``module``), and
-    drops the ``module.`` of a distributed run.
+
+def unwrap(
+    content: Any, source: str | os.PathLike, prefer: Sequence[str] = ()
+) -> tuple['OrderedDict[str, Tensor]', str]:
+    """The tensors of a checkpoint by key, and under what name the file has them.
+
+    Understands a bare state dict and the usual wrappers (:data:`WRAPPERS`), and drops the ``module.``
+    of a distributed or averaged model. The versions of the modules, torch's ``_metadata``, come along.
+
+    Args:
+        content: What :func:`read_checkpoint` returned.
+        source: Where it came from, for the message.
+        prefer: Wrappers that are taken before the others where a file has several.
+
+    Returns:
+        The state dict and the name of its wrapper, ``''`` for none.
 
     Raises:
         UserError: There is no state dict in it.
     """
-    state = content
-    for wrapper in ('state_dict', 'model', 'module'):
+    state, taken = content, ''
+    for wrapper in (*prefer, *WRAPPERS):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            state = content[wrapper]
+            state, taken = content[wrapper], wrapper
             break
     tensors = OrderedDict(
         (key, value)
@@ -270,6 +304,19 @@ def state_dict_of(content: Any, source: str | os.PathLike) -> 'OrderedDict[str, 
             sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         )
         raise UserError(f'{source} holds no state dict (no tensors by name); it holds: {found}.')
+    versions = getattr(state, '_metadata', None) or {}
+    if taken == 'ema_state_dict':
+        tensors.pop('steps', None)  # how often mmengine has averaged
     if all(key.startswith('module.') for key in tensors):
         tensors = OrderedDict((key[len('module.') :], value) for key, value in tensors.items())
-    return tensors
+        versions = {key.removeprefix('module').removeprefix('.'): v for key, v in versions.items()}
+    if versions:
+        vars(tensors)['_metadata'] = OrderedDict(versions)
+    return tensors, taken
+
+
+def state_dict_of(
+    content: Any, source: str | os.PathLike, prefer: Sequence[str] = ()
+) -> 'OrderedDict[str, Tensor]':
+    """The tensors of a checkpoint by key, out of whatever wraps them; see :func:`unwrap`."""
+    return unwrap(content, source, prefer)[0]
