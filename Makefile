@@ -28,7 +28,7 @@ help: ## this list
 	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...'"
 
 setup: ## make the environment, or see that it is ready
-	@$(BASE_PYTHON) tools/setup_env.py --stack $(STACK) --venv $(VENV)
+	@$(BASE_PYTHON) dev/setup_env.py --stack $(STACK) --venv $(VENV)
 
 doctor: setup ## check the environment and say how to fix it
 	@$(BIN)/python tools/doctor.py

@@ -110,7 +110,7 @@ def test_safetensors(model, tmp_path):
 
 def test_a_missing_file_names_its_neighbours(tmp_path):
     torch.save({}, tmp_path / 'paca_small.pth')
-    with pytest.raises(UserError, match=r'there is no checkpoint .*Did you mean paca_small\.pth'):
+    with pytest.raises(UserError, match=r'there is no checkpoint .*did you mean paca_small\.pth'):
         read_checkpoint(tmp_path / 'paca_smal.pth')
     with pytest.raises(UserError, match='does not exist either'):
         read_checkpoint(tmp_path / 'nowhere' / 'x.pth')

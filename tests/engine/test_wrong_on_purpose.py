@@ -229,7 +229,7 @@ def test_amp_without_a_gpu(here, shapes, capfd):
 
 
 def test_annotations_of_the_embedded_dataset_are_read_as_any_others(shapes):
-    from paca_mm.engine.checks import _categories
+    from paca_mm.engine.tasks.det import _categories
 
     file = shapes / 'annotations/instances_val.json'
     expected = tuple(c['name'] for c in json.loads(file.read_text())['categories'])
