@@ -44,7 +44,9 @@ if not _has_ops():
 def paragraphs(text: str) -> list[list[str]]:
     """The requirements of a file, a list for each paragraph; comments are left out."""
     parts = re.split(r'\n\s*\n', re.sub(r'(^|\s)#.*', '', text, flags=re.MULTILINE))
-    return [lines for part in parts if (lines := [x.strip() for x in part.split('\n') if x.strip()])]
+    return [
+        lines for part in parts if (lines := [x.strip() for x in part.split('\n') if x.strip()])
+    ]
 
 
 def uv_settings(pip_config: str, environ: dict[str, str]) -> dict[str, str]:
@@ -145,7 +147,7 @@ def main() -> None:
     stamp = env.folder / 'paca_mm-setup'
     if stamp.is_file() and stamp.read_text() == f'{ROOT} {wanted}' and env.works('import sys'):
         return
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036  (any Python may run this script)
         sys.exit(f'error: Python 3.10 or newer is needed, this is {sys.version.split()[0]}')
     env.make()
     env.install_stack()

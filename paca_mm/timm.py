@@ -153,7 +153,7 @@ def _init_head(head: nn.Module) -> None:
 def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, Tensor]:
     """An official classifier's (or a bare backbone's) keys as this model's."""
     layout = model.backbone.layout
-    state = state_dict_of(state, 'the checkpoint')
+    state = state_dict_of(state, 'the checkpoint', layout.prefer)
     layout.to_ours(state)
     return state
 

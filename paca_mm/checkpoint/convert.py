@@ -20,7 +20,7 @@ from paca_mm.files import replacing
 
 from .layout import KeyLayout
 from .load import below, compare, differences
-from .read import read_checkpoint, state_dict_of
+from .read import read_checkpoint, unwrap
 from .rename import find_layout
 
 #: What a checkpoint may be of, by a key (or the beginning of keys) that nothing else has.
@@ -51,6 +51,7 @@ class Conversion:
         dropped: Keys of the source that the result does without (constants of the architecture).
         added: Keys of the result that were not in the source (the same constants).
         left: What the file held besides the weights, such as the optimizer's state.
+        wrapper: Under what name the file had the weights; ``''`` for none.
     """
 
     task: str
@@ -61,6 +62,7 @@ class Conversion:
     dropped: tuple[str, ...]
     added: tuple[str, ...]
     left: tuple[str, ...] = ()
+    wrapper: str = ''
 
     def __str__(self) -> str:
         return '\n'.join([*self._head(), *_by_pattern(self.renamed), *self._tail()])
@@ -75,7 +77,7 @@ class Conversion:
         return [
             f'{TASK_NAMES[self.task]} checkpoint; backbone: {self.backbone}',
             f'{len(self.renamed)} tensors: {changed} renamed, {len(self.renamed) - changed} under '
-            'the same name',
+            'the same name' + (f', from {self.wrapper}' if self.wrapper else ''),
         ]
 
     def _tail(self) -> list[str]:
@@ -116,11 +118,13 @@ def convert_file(
     target = Path(target).expanduser()
     _check_target(target, source, force)
     content = read_checkpoint(source)
-    state = state_dict_of(content, source)
+    state, wrapper = unwrap(content, source)
+    if (found := find_layout(state)) and found[0].prefer:
+        state, wrapper = unwrap(content, source, found[0].prefer)
     conversion = convert(state, source, to_official=to_official, task=task, row=row)
-    if isinstance(content, dict) and not isinstance(next(iter(content.values())), Tensor):
-        left = tuple(k for k in map(str, content) if k not in ('state_dict', 'model', 'module'))
-        conversion = replace(conversion, left=left)
+    if wrapper:
+        left = tuple(key for key in map(str, content) if key != wrapper)
+        conversion = replace(conversion, left=left, wrapper=wrapper)
     meta = dict(
         paca_mm_version=__version__,
         converted_from=os.path.basename(os.fspath(source)),

@@ -54,7 +54,8 @@ class KeyLayout:
             detectors and segmentors are called the same on both sides. The last row is the backbone.
         restart: What the keys of layers match that may start again at another size of their first
             dimension, when a backbone is fine-tuned.
-        prefer: The names under which a file may keep its weights, the preferred one first.
+        prefer: Under what names a file may keep the weights that the authors evaluate, where it has
+            others beside them: ``('state_dict_ema',)``.
     """
 
     title: str
@@ -68,7 +69,7 @@ class KeyLayout:
     constants: Sequence[Constant] = ()
     classifier: Table = (('head.', 'head.fc.'), ('', 'backbone.'))
     restart: str = '(?!)'  # nothing
-    prefer: Sequence[str] = ('state_dict', 'model', 'module')
+    prefer: Sequence[str] = ()
 
     def find(self, keys: Iterable[str]) -> str | None:
         """What stands before the backbone's keys in a checkpoint, or None if there is none in it."""

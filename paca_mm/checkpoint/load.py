@@ -13,7 +13,7 @@ from torch import Tensor
 from paca_mm.errors import UserError, some_of
 
 from .layout import KeyLayout
-from .read import read_state_dict, state_dict_of
+from .read import read_checkpoint, unwrap
 from .rename import find_layout
 
 
@@ -28,6 +28,7 @@ class LoadReport:
             file, shape in the model. They keep their fresh initialisation.
         unexpected: Keys of the file that the model does not have, such as a classifier's head.
         missing: Keys of the model that the file does not have.
+        wrapper: Under what name the file has them, ``'state_dict_ema'`` say; ``''`` for none.
     """
 
     source: str
@@ -35,11 +36,12 @@ class LoadReport:
     reset: tuple[tuple[str, tuple, tuple], ...]
     unexpected: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    wrapper: str = ''
 
     def __str__(self) -> str:
         lines = [
             f'loaded {len(self.loaded)} of {len(self.loaded) + len(self.reset) + len(self.missing)} '
-            f'tensors from {self.source}'
+            f'tensors from {self.source}' + (f' ({self.wrapper})' if self.wrapper else '')
         ]
         if self.reset:
             lines.append(f'{len(self.reset)} start again, because their shape differs:')
@@ -77,7 +79,7 @@ def load_pretrained(
             "init_cfg=dict(type='Pretrained') needs checkpoint=<a .pth or .safetensors file, or URL>."
         )
     layout: KeyLayout = model.layout
-    state = read_state_dict(path)
+    state, wrapper = unwrap(read_checkpoint(path), path, layout.prefer)
     found = layout.find(state) if prefix is None else prefix
     if found is None or not any(key.startswith(found) for key in state):
         raise UserError(
@@ -102,7 +104,7 @@ def load_pretrained(
             f'{differences(missing, wrong, foreign)}\n'
             "Give the backbone the file's arguments, or take the model's own checkpoint."
         )
-    return _fill(model, state, path, reset, unexpected, loose)
+    return _fill(model, state, path, reset, unexpected, loose, wrapper=wrapper)
 
 
 def load_whole(
@@ -120,7 +122,9 @@ def load_whole(
     Raises:
         UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
     """
-    state = state_dict_of(checkpoint, source)
+    parts = (module for module in model.modules() if hasattr(module, 'layout'))
+    prefer = next((part.layout.prefer for part in parts), ())
+    state, wrapper = unwrap(checkpoint, source, prefer)
     own = model.state_dict()
     layout, _ = find_layout(state) or (None, '')
     if layout is not None:
@@ -138,7 +142,7 @@ def load_whole(
             'Take the config that the checkpoint was trained with (another class count shows as '
             'another shape of the last layers).'
         )
-    return _fill(model, state, source, misfits, unexpected, missing=missing)
+    return _fill(model, state, source, misfits, unexpected, missing=missing, wrapper=wrapper)
 
 
 def compare(
@@ -188,6 +192,7 @@ def _fill(
     unexpected: Sequence[str],
     loose: Sequence[str] = (),
     missing: Sequence[str] = (),
+    wrapper: str = '',
 ) -> LoadReport:
     left_out = {key for key, _, _ in reset} | set(unexpected)
     kept = OrderedDict((key, value) for key, value in state.items() if key not in left_out)
@@ -199,4 +204,5 @@ def _fill(
         reset=tuple(reset),
         unexpected=(*unexpected, *loose),
         missing=tuple(missing),
+        wrapper=wrapper,
     )
