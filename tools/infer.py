@@ -3,8 +3,9 @@
 import argparse
 
 from paca_mm.cli import command
+from paca_mm.datasets.images import find_images
 from paca_mm.engine.config import load_config
-from paca_mm.engine.predict import Predictor, find_images, predict_all
+from paca_mm.engine.predict import Predictor, predict_all
 
 
 def parse_args(argv=None):

@@ -1,87 +1,180 @@
-"""Finding images that cannot be read, before or after they stop a run."""
+"""Finding images, and those among them that cannot be read, before or after they stop a run."""
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import cv2
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-#: What a file of each kind begins with, and what stands near the end of a whole one.
-_FORMATS = (
-    (b'\xff\xd8\xff', b'\xff\xd9'),  # JPEG
-    (b'\x89PNG\r\n\x1a\n', b'IEND'),
-    (b'BM', b''),
-    (b'GIF8', b';'),
-    (b'RIFF', b''),  # WebP
-    (b'II*\0', b''),  # TIFF
-    (b'MM\0*', b''),
+from paca_mm.errors import UserError
+
+#: The endings of the images in a folder: what the hosts' OpenCV and Pillow read.
+SUFFIXES = (
+    *('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.tga'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.j2k', '.avif'),
 )
-_TAIL = 4096  # some cameras write a little behind the end mark
+
+_JPEG = b'\xff\xd8\xff'
+
+#: The kinds that end with a mark: their first bytes, and the mark.
+_END_MARKS = (
+    (_JPEG, b'\xff\xd9'),
+    (b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'),
+    (b'\0\0\0\x0cjP  ', b'\xff\xd9'),  # JPEG 2000
+    (b'\xff\x4f\xff\x51', b'\xff\xd9'),  # JPEG 2000 without a container
+)
+_TAIL = 4096  # bytes in which the mark is looked for: some cameras write a little behind it
 
 
-def fault_of(path: str, decode: bool = False) -> str | None:
+def images_in(folder: str | os.PathLike[str]) -> list[str]:
+    """The images of a folder by their endings, sorted. Hidden files are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if not entry.name.startswith('.') and entry.name.lower().endswith(SUFFIXES)
+        )
+
+
+def find_images(what: str) -> list[str]:
+    """The images of a file, a folder or a glob.
+
+    Raises:
+        UserError: There are none.
+    """
+    path = os.path.expanduser(what)
+    if os.path.isdir(path):
+        found = images_in(path)
+    elif os.path.isfile(path):
+        found = [path]
+    else:
+        found = sorted(name for name in glob(path, recursive=True) if os.path.isfile(name))
+    if not found:
+        raise UserError(
+            f'no images in {what!r} (looked in {Path.cwd()}).\n  to fix it: name an image, a folder '
+            f'with {", ".join(SUFFIXES)} files, or a quoted glob.'
+        )
+    return found
+
+
+def loader_of(pipeline: Iterable[Any]) -> str | None:
+    """What the steps of a data pipeline, or their settings, decode images with.
+
+    Returns:
+        ``'cv2'``, ``'pillow'`` or another backend of ``LoadImageFromFile``; None if another step
+        loads them, which may read what is no image for anybody else.
+    """
+    for step in pipeline:
+        if isinstance(step, Mapping):
+            kind, backend = step.get('type'), step.get('imdecode_backend')
+        else:
+            kind, backend = type(step), getattr(step, 'imdecode_backend', None)
+        if getattr(kind, '__name__', str(kind)).endswith('LoadImageFromFile'):
+            return backend or 'cv2'
+    return None
+
+
+def fault_of(path: str, decode: bool = False, loader: str | None = 'cv2') -> str | None:
     """What is wrong with an image file, or None.
+
+    Pillow decides what is an image. With OpenCV as the loader, it must be able to read it as well;
+    and what it reads to the end may be of a kind that Pillow lacks (a TIFF of three floats a pixel).
 
     Args:
         path: The file.
-        decode: Read all of it; otherwise its first and last bytes, which takes next to no time.
+        decode: Read all of it. Otherwise only its first and last bytes, which takes next to no
+            time, unless its end mark is missing: phones write whole videos behind it.
+        loader: What the image is going to be decoded with (see :func:`loader_of`). Of any but
+            OpenCV and Pillow, only that the file is there and not empty is known.
     """
     try:
-        size = os.path.getsize(path)
         with open(path, 'rb') as f:
-            head = f.read(8)
+            head = f.read(12)
+            size = f.seek(0, os.SEEK_END)
             f.seek(max(size - _TAIL, 0))
             tail = f.read()
     except OSError as e:
         return f'cannot be opened ({e.strerror})'
     if size == 0:
         return 'is empty (0 bytes)'
-    for begin, end in _FORMATS:
-        if head.startswith(begin):
-            if end not in tail:
-                return f'is torn ({size} bytes, its end mark is missing)'
-            return _fault_inside(path) if decode else None
-    return f'is no image (it starts with {head!r})'
+    mark = next((mark for begin, mark in _END_MARKS if head.startswith(begin)), None)
+    without_mark = mark is not None and mark not in tail
+    if loader not in ('cv2', 'pillow') or not (mark is None or without_mark or decode):
+        return None
+
+    decode = decode or without_mark
+    kind, fault = _seen_by_pillow(path, head, decode)
+    if loader == 'cv2' and not (fault and mark):
+        # What OpenCV decodes has no fault, even if Pillow refuses it. But not of the kinds with a
+        # mark: OpenCV fills what is missing of a JPEG with grey.
+        opencv_fault = _fault_for_opencv(path, kind, decode or fault is not None)
+        fault = opencv_fault and (fault or opencv_fault)
+    return f'is torn ({size} bytes, its end mark is missing)' if fault and without_mark else fault
 
 
-def _fault_inside(path: str) -> str | None:
+def _seen_by_pillow(path: str, head: bytes, decode: bool) -> tuple[str, str | None]:
+    """What kind of image a file is, and what is wrong with it."""
     try:
-        with Image.open(path) as image:
-            image.load()
-    except Image.DecompressionBombError:
-        return None  # large, not broken
+        # The class itself sets no limit to the size, and it decodes an eighth of each side alone.
+        with JpegImageFile(path) if head.startswith(_JPEG) else Image.open(path) as image:
+            if decode:
+                image.draft('L', (1, 1))
+                image.load()
+            return str(image.format), None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return 'a large image', None  # as those of satellites are
+    except UnidentifiedImageError:
+        return '', f'is no image, or a damaged one (it starts with {head[:8]!r})'
     except Exception as e:  # whatever a damaged file trips over
-        return f'is damaged ({e})'
-    return None
+        return '', f'is damaged ({e})'
+
+
+def _fault_for_opencv(path: str, kind: str, decode: bool) -> str | None:
+    """What keeps the installed OpenCV from reading an image that Pillow reads."""
+    try:
+        if not cv2.haveImageReader(path):
+            return (
+                f'is {kind}, which OpenCV {cv2.__version__} does not read: convert it, or set '
+                "imdecode_backend='pillow' in LoadImageFromFile"
+            )
+        if not decode or cv2.imread(path, cv2.IMREAD_UNCHANGED) is not None:
+            return None
+    except cv2.error:
+        pass
+    return f'is damaged (OpenCV {cv2.__version__} cannot decode it)'
 
 
 def broken_images(
-    paths: Sequence[str], most: int = 5, sample: int | None = None, decode: bool = False
-) -> list[tuple[str, str]]:
-    """Images that cannot be read: (path, what is wrong).
+    paths: Sequence[str],
+    most: int = 5,
+    sample: int | None = None,
+    decode: bool = False,
+    loader: str | None = 'cv2',
+) -> list[str]:
+    """Images that cannot be read, each as ``'PATH is torn (...)'``.
 
     Args:
         paths: The files.
         most: Stop after so many.
         sample: Look at so many of them only, drawn at random (a fixed draw).
         decode: Read all of each file, not its ends alone.
+        loader: What they are going to be decoded with (see :func:`loader_of`).
     """
     if sample is not None and len(paths) > sample:
         paths = random.Random(0).sample(list(paths), sample)
-    found: list[tuple[str, str]] = []
+    found: list[str] = []
     with ThreadPoolExecutor(16) as pool:
-        for path, fault in zip(
-            paths, pool.map(partial(fault_of, decode=decode), paths), strict=True
-        ):
+        faults = pool.map(partial(fault_of, decode=decode, loader=loader), paths)
+        for path, fault in zip(paths, faults, strict=True):
             if fault:
-                found.append((path, fault))
+                found.append(f'{path} {fault}')
                 if len(found) == most:
                     break
     return found
-
-
-def listing(broken: Iterable[tuple[str, str]]) -> str:
-    """The findings, a line each."""
-    return '\n'.join(f'  {path} {fault}' for path, fault in broken)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from paca_mm.errors import UserError
+from paca_mm.errors import UserError, some_of
 
-from .images import fault_of
+from .images import SUFFIXES, fault_of
 
 #: The EXIF tag of an image's orientation; from 5 on, its sides are swapped when it is read.
 _ORIENTATION = 0x0112
@@ -54,7 +54,7 @@ class Labelling:
                 ``reduce_zero_label`` is the mistake.
         """
         count, first = self.num_classes, int(self.reduce_zero_label)
-        numbers = f'number{"s" if len(wrong) > 1 else ""} {_some(wrong)}'
+        numbers = f'number{"s" if len(wrong) > 1 else ""} {some_of(wrong)}'
         message = (
             f'{mask} holds the class {numbers}, which the model does not have. Expected: {first} to '
             f'{first + count - 1} for the {count} classes, {"0 or " if first else ""}255 for "no '
@@ -118,8 +118,8 @@ def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> str | Non
     if len(classes) < 2 and labels != classes:
         none = [n for n in found if labelling.label_of(n) not in classes]
         return (
-            f'the masks in {folder} hold the numbers {_some(found)} and no others, of which '
-            f'{_some(none)} means "no label" (reduce_zero_label={labelling.reduce_zero_label}): that '
+            f'the masks in {folder} hold the numbers {some_of(found)} and no others, of which '
+            f'{some_of(none)} means "no label" (reduce_zero_label={labelling.reduce_zero_label}): that '
             f'leaves {len(classes)} of the {count} classes, and nothing to tell apart.\n'
             '  to fix it: number the classes from 0 on. In black and white masks, 1 instead of 255.'
         )
@@ -151,22 +151,28 @@ def _numbers_of(pair: tuple[str, str]) -> set[int]:
     try:
         with Image.open(mask) as file:
             numbers = np.asarray(file)
-        with Image.open(image) as file:
-            turned = file.getexif().get(_ORIENTATION, 1) >= 5
-            width, height = file.size[::-1] if turned else file.size
-    except (OSError, SyntaxError, ValueError) as e:
-        if fault := fault_of(mask) if mask.lower().endswith(('.png', '.bmp', '.jpg')) else None:
-            raise UserError(f'the mask {mask} {fault}.') from e
+    except Exception as e:  # whatever a damaged file trips over
+        if mask.lower().endswith(SUFFIXES) and (fault := fault_of(mask, decode=True)):
+            raise UserError(
+                f'the mask {mask} {fault}.\n  to fix it: write it again, or remove it and its image.'
+            ) from e
         return set()
     if numbers.ndim != 2:
         raise UserError(
             f'{mask} has {numbers.shape[2]} channels: a mask has one, which holds the number of each '
             "pixel's class.\n  to fix it: write the numbers of the classes instead of their colours."
         )
-    check_size(image, (height, width), mask, numbers.shape)
+    if size := _size_of(image):
+        check_size(image, size, mask, numbers.shape)
     return set(np.unique(numbers).tolist())
 
 
-def _some(numbers: Sequence[int], most: int = 6) -> str:
-    more = f', ... {len(numbers) - most} more' if len(numbers) > most else ''
-    return ', '.join(map(str, numbers[:most])) + more
+def _size_of(image: str) -> tuple[int, int] | None:
+    """Height and width of an image as it is read; None if it is too large for Pillow, or unknown."""
+    try:
+        with Image.open(image) as file:
+            width, height = file.size
+            turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:
+        return None  # the check of the images says what is wrong, if anything is
+    return (width, height) if turned else (height, width)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from paca_mm.datasets.images import broken_images, listing
+from paca_mm.datasets.images import broken_images, loader_of
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
 
@@ -17,9 +17,6 @@ SAMPLE = 2000
 
 #: Masks looked at before a run, which takes longer: each is decoded.
 SAMPLE_MASKS = 200
-
-#: What the hosts' datasets read as images.
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm'}
 
 
 def datasets_of(node: Any, place: str) -> Iterator[tuple[dict, str]]:
@@ -103,25 +100,17 @@ def made_lazily(dataset: dict) -> Any:
     return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
-def images_in(folder: str) -> list[str]:
-    """The images of a folder, by their endings; hidden files are none."""
-    with os.scandir(folder) as entries:
-        return sorted(
-            e.path
-            for e in entries
-            if not e.name.startswith('.') and Path(e.name).suffix.lower() in SUFFIXES
-        )
-
-
-def check_images(files: Sequence[str], place: str) -> None:
+def check_images(files: Sequence[str], dataset: dict, place: str) -> None:
     """A sample of a dataset's own files can be read.
 
     Raises:
         UserError: Some cannot; the message names them.
     """
-    if broken := broken_images(files, sample=SAMPLE):
+    loader = loader_of(dataset.get('pipeline') or [])
+    if broken := broken_images(files, sample=SAMPLE, loader=loader):
+        lines = '\n  '.join(broken)
         raise UserError(
-            f'images of {place.partition(".")[0]} cannot be read:\n{listing(broken)}\n'
+            f'images of {place.partition(".")[0]} cannot be read:\n  {lines}\n'
             '  to fix it: fetch these files again, or remove them and their annotations.'
         )
 

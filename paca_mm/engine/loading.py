@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from paca_mm.datasets.images import fault_of
+from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.errors import UserError
 
 
@@ -28,26 +28,27 @@ class NamesFile:
         return getattr(self.pipeline, name)
 
     def __call__(self, sample: Any) -> Any:
-        files = list(_files_of(sample))  # before the steps change it
+        files = list(self._files_of(sample))  # before the steps change it
         try:
             return self.pipeline(sample)
         except UserError:
             raise
         except Exception as error:
-            for file in files:
-                if fault := fault_of(file, decode=True):
+            for file, loader in files:
+                if fault := fault_of(file, decode=True, loader=loader):
                     raise UserError(
                         f'{file} {fault}.\n'
                         '  to fix it: fetch the file again, or remove it and its annotations.'
                     ) from error
             raise
 
-
-def _files_of(sample: Any) -> Iterator[str]:
-    if isinstance(sample, Mapping):
-        for key in ('img_path', 'seg_map_path'):
-            if isinstance(sample.get(key), str):
-                yield sample[key]
+    def _files_of(self, sample: Any) -> Iterator[tuple[str, str | None]]:
+        """The files of a sample, and what each is decoded with."""
+        loader = loader_of(getattr(self.pipeline, 'transforms', ()))
+        if isinstance(sample, Mapping):
+            for key, of_key in (('img_path', loader), ('seg_map_path', 'pillow')):
+                if isinstance(sample.get(key), str):
+                    yield sample[key], of_key
 
 
 def naming_files(loader: DataLoader) -> DataLoader:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
-from paca_mm.datasets.images import fault_of
+from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 from paca_mm.files import replacing
 
 from .distributed import device as default_device
 from .tasks import task_for
-
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class Predictor:
@@ -56,7 +53,9 @@ class Predictor:
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
         self.model = model.to(device or default_device()).eval()
-        self.pipeline = Compose(_image_pipeline(cfg))
+        pipeline = _image_pipeline(cfg)
+        self.loader = loader_of(pipeline)
+        self.pipeline = Compose(pipeline)
         self.meta = _dataset_meta(cfg, content)
         self.classes: tuple[str, ...] = tuple(self.meta.get('classes') or ())
         self.visualizer = VISUALIZERS.build(cfg.visualizer)
@@ -81,22 +80,22 @@ class Predictor:
         Raises:
             UserError: The image cannot be read.
         """
-        _check_image(image)
+        _check_image(image, self.loader)
         try:
             data = self.pipeline(dict(img_path=image, img_id=0))
         except Exception:
-            _check_image(image, decode=True)  # damaged inside?
+            _check_image(image, self.loader, decode=True)  # damaged inside?
             raise
         with torch.no_grad():
             sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
         if drawn:
-            pixels = mmcv.imread(image, channel_order='rgb')
+            pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
             self.task.draw(self.visualizer, Path(image).stem, pixels, sample, drawn, score_thr)
         return {'picture': image, **self.task.record(sample, self.classes, score_thr)}
 
 
-def _check_image(image: str, decode: bool = False) -> None:
-    if fault := fault_of(image, decode):
+def _check_image(image: str, loader: str | None, decode: bool = False) -> None:
+    if fault := fault_of(image, decode, loader):
         raise UserError(f'the image {os.path.abspath(image)} {fault}.')
 
 
@@ -134,27 +133,6 @@ def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
         **(dataset.get('metainfo') or {}),
         **(saved if isinstance(saved, dict) else {}),
     }
-
-
-def find_images(what: str) -> list[str]:
-    """The images of a file, a folder or a glob.
-
-    Raises:
-        UserError: There are none.
-    """
-    path = Path(what).expanduser()
-    if path.is_dir():
-        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
-    elif path.is_file():
-        found = [str(path)]
-    else:
-        found = sorted(p for p in glob(what, recursive=True) if os.path.isfile(p))
-    if not found:
-        raise UserError(
-            f'no images in {what!r} (looked in {Path.cwd()}): give an image, a folder with '
-            f'{", ".join(_SUFFIXES)} files, or a quoted glob.'
-        )
-    return found
 
 
 def predict_all(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from paca_mm.errors import UserError
 
-from . import png
 from .outlines import CLASSES
 from .scenes import Scene, make_card, make_scene
 
@@ -26,7 +26,7 @@ from .scenes import Scene, make_card, make_scene
 # occurs nowhere here, the background is a class of its own, so mIoU counts it.
 SEG_CLASSES = ('background', *CLASSES)
 
-RECIPE = 1  # raise it with every change that moves a byte of the output
+RECIPE = 1  # raise it with every change of a pixel or an annotation
 FORMAT = 'paca_mm shapes'
 SPLITS = ('train', 'val')
 FILES = (
@@ -39,7 +39,7 @@ FILES = (
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What decides the bytes of a dataset, besides the recipe.
+    """What decides the content of a dataset, besides the recipe.
 
     Args:
         seed: 0 <= seed < 2**32.
@@ -96,7 +96,7 @@ def image_name(number: int) -> str:
 
 
 def write_dataset(folder: Path, spec: ShapesSpec) -> None:
-    """Write a whole dataset into an existing, empty folder; `shapes.json` comes last."""
+    """Write a complete dataset into an existing, empty folder; `shapes.json` comes last."""
     for name in ('annotations', *spec.folders()):
         (folder / name).mkdir(parents=True)
     instances = {split: _write_split(folder, spec, split) for split in SPLITS}
@@ -106,7 +106,7 @@ def write_dataset(folder: Path, spec: ShapesSpec) -> None:
                 rng = _rng(spec, split, label + 1, number)
                 card = make_card(rng, spec.size // 2, label)
                 path = folder / 'imagefolder' / split / name / image_name(number)
-                path.write_bytes(png.encode(card))
+                Image.fromarray(card).save(path)
     info: dict[str, Any] = {'format': FORMAT, 'recipe': RECIPE, **asdict(spec)}
     info |= {'classes': CLASSES, 'seg_classes': SEG_CLASSES, 'instances': instances}
     info |= {'folders': spec.folders(), 'files': FILES}
@@ -134,8 +134,8 @@ def _write_split(folder: Path, spec: ShapesSpec, split: str) -> int:
     for number in range(1, spec.images(split) + 1):
         scene = make_scene(_rng(spec, split, 0, number), spec.size)
         name = image_name(number)
-        (folder / split / name).write_bytes(png.encode(scene.image))
-        (folder / 'masks' / split / name).write_bytes(png.encode(class_mask(scene)))
+        Image.fromarray(scene.image).save(folder / split / name)
+        Image.fromarray(class_mask(scene)).save(folder / 'masks' / split / name)
         images.append({'id': number, 'file_name': name, 'width': spec.size, 'height': spec.size})
         for annotation in _annotations(scene):
             identity = {'id': len(annotations) + 1, 'image_id': number}
@@ -185,8 +185,8 @@ def _readme(spec: ShapesSpec, instances: dict[str, int]) -> str:
     return f"""\
 The shapes dataset of paca_mm, recipe {RECIPE}, seed {spec.seed}.
 
-Textured, overlapping shapes, {spec.size} x {spec.size} pixels. Made by tools/make_shapes.py, the
-same bytes on every machine; shapes.json says with which parameters.
+Textured, overlapping shapes, {spec.size} x {spec.size} pixels. Made by tools/make_shapes.py, with
+the same pixels on every machine; shapes.json says with which parameters.
 
 train/, val/                     {spec.num_train} and {spec.num_val} images
 annotations/instances_*.json     COCO: {instances['train']} and {instances['val']} instances.

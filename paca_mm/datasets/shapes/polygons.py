@@ -3,6 +3,9 @@
 The polygons follow the cracks between pixels: pixel (x, y) covers [x, x + 1) x [y, y + 1), so every
 corner is a whole number. pycocotools samples a polygon at pixel centres, which lie half a pixel
 from any crack, hence nothing is left to rounding: areas, boxes and masks agree to the pixel.
+
+COCO's run lengths would need none of this. But users have polygons, and mmdet treats them in its own
+way (it scales, flips and crops their corners), so they are what the demo and the tests must train on.
 """
 
 import numpy as np
@@ -43,8 +46,8 @@ def trace(mask: NDArray[np.bool_]) -> list[Loop]:
 
 
 def signed_area(loop: Loop) -> int:
-    """Pixels within a loop of `trace`; negative if it goes around a hole, for which COCO polygons
-    have no word."""
+    """Pixels within a loop of `trace`; negative if it goes around a hole, which COCO polygons
+    cannot express."""
     following = loop[1:] + loop[:1]
     return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(loop, following, strict=True)) // 2
 

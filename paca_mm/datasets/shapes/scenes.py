@@ -14,7 +14,7 @@ MAX_SHAPES = 5
 # Diameters in 1/128 of the image, a factor of four apart in about equal ratios.
 DIAMETERS = (20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 71, 80)
 MIN_VISIBLE_PERCENT = 25  # of the shape's own area, whether hidden by shapes or by the border
-MIN_PART = 4  # pixels; smaller crumbs of a shape that was cut in parts are no use to anybody
+MIN_PART = 4  # pixels; a smaller part of a shape that was cut is of no use
 _MAX_TRIES = 10_000
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -53,7 +53,7 @@ def make_scene(rng: np.random.RandomState, size: int) -> Scene:
     """An image of 1 to `MAX_SHAPES` shapes on a textured ground, `size` pixels a side.
 
     Every shape that was drawn is annotated: an arrangement that leaves one with too little to be
-    seen, or with a hole, which a polygon cannot express, is thrown away and drawn anew.
+    seen, or with a hole, which a polygon cannot express, is thrown away and drawn again.
     """
     count = draw(rng, 1, MAX_SHAPES + 1)
     for _ in range(_MAX_TRIES):

@@ -1,26 +1,27 @@
-"""Make the dataset once, whole or not at all, and recognise what is there.
+"""Make the dataset once, complete or not at all, and recognise what is there.
 
 A dataset is written into a hidden folder beside its place and moved there in one step, so that no
-kill leaves half of one and processes that start together do not get in each other's way.
+kill leaves half of one. Of processes that start together, one makes it and the others wait: a lock
+stands beside it. The system frees the lock of a process that dies, so what lies in the hidden
+folder when the lock is ours belongs to nobody.
 """
 
-import contextlib
 import json
 import os
-import re
 import shutil
-import time
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from paca_mm.errors import UserError
 
 from .dataset import FORMAT, RECIPE, ShapesSpec, image_name, write_dataset
 
 DEFAULT_DIR = 'data/shapes'
-_STALE = 24 * 3600  # seconds after which an unfinished folder of ours has no living owner
 
 
 def make_shapes(
@@ -34,7 +35,7 @@ def make_shapes(
     """Make the dataset.
 
     Args:
-        out_dir: where; it appears there whole, or not at all.
+        out_dir: where; it appears there complete, or not at all.
         seed, num_train, num_val, size: see :class:`ShapesSpec`.
         force: replace a shapes dataset that is there. Anything else is never touched.
 
@@ -47,23 +48,10 @@ def make_shapes(
     """
     spec = ShapesSpec(seed, num_train, num_val, size)
     out = _absolute(out_dir)
-    if _occupied(out):
-        info = _read(out)
-        if info is None:
-            raise _foreign(out)
-        if not force:
-            raise UserError(
-                f'{out} holds a shapes dataset already ({_describe(info)}). '
-                'Add --force to replace it, or name another folder.'
-            )
-        _, extra = _compare_files(out, info)
-        if extra:
-            raise UserError(
-                f'{out} holds {len(extra)} file(s) that are not part of the shapes dataset, such '
-                f'as {extra[0]}. It is not replaced; move them away, or name another folder.'
-            )
-    _write(out, spec, replace=force)
-    _check(out, asdict(spec))  # another process may have been faster, with other values
+    _check_free(out, force)
+    with _locked(out, spec):
+        _write(out, spec, force)
+    _check(out, asdict(spec))
     return out
 
 
@@ -93,7 +81,9 @@ def ensure_shapes(
     spec = ShapesSpec(**asked)
     out = _absolute(out_dir)
     if not _occupied(out):
-        _write(out, spec, replace=False)
+        with _locked(out, spec):
+            if not _occupied(out):  # another process may have been faster
+                _write(out, spec, force=False)
     _check(out, asked)
     return out
 
@@ -111,77 +101,81 @@ def read_info(out_dir: str | os.PathLike[str]) -> dict[str, Any]:
     return info
 
 
-def _write(out: Path, spec: ShapesSpec, replace: bool) -> None:
-    unfinished = _beside(out)
+@contextmanager
+def _locked(out: Path, spec: ShapesSpec) -> Iterator[None]:
+    """Alone at work on a dataset, among all processes that make it."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        unfinished.mkdir()
-        write_dataset(unfinished, spec)
-        if replace:
-            _move_replacing(unfinished, out)
-        else:
-            _move(unfinished, out)
+        with FileLock(_beside(out, 'lock')):
+            yield
     except OSError as error:
         raise UserError(
-            f'The shapes dataset cannot be written to {out}: {error.strerror or error}. '
-            'Name a folder on a disk that is writable and has room for about '
-            f'{_megabytes(spec)} MB.'
+            f'The shapes dataset cannot be written to {out}: {error.strerror or error}.\n  to fix it: '
+            f'name a folder on a disk that is writable and has room for about {_megabytes(spec)} MB.'
         ) from error
+
+
+def _write(out: Path, spec: ShapesSpec, force: bool) -> None:
+    """Make a dataset; what is there stays until the new one is complete, and without `force` on."""
+    part = _beside(out, 'part')
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / 'new').mkdir(parents=True)
+        write_dataset(part / 'new', spec)
+        if _occupied(out):
+            if not force:  # it came meanwhile, from where our lock is not seen; callers look at it
+                return
+            _check_free(out, force)
+            os.replace(out, part / 'old')
+        os.replace(part / 'new', out)  # takes the place of an empty folder, too
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def _move(unfinished: Path, out: Path) -> None:
-    try:
-        os.replace(unfinished, out)  # takes the place of an empty folder, too
-    except OSError:
-        # Another process was faster: its result has the same right. Whether it is what was asked
-        # for is checked by the caller.
-        if not _occupied(out):
-            raise
-        if _read(out) is None:
-            raise _foreign(out) from None
-
-
-def _move_replacing(unfinished: Path, out: Path) -> None:
-    old = _beside(out)
-    if _occupied(out):
-        os.replace(out, old)
-    try:
-        os.replace(unfinished, out)
-    except OSError:
-        if old.exists() and not out.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _check_free(out: Path, force: bool) -> None:
+    """Raise if there is something in `out`; with `force`, if not all of it is a dataset of ours."""
+    if not _occupied(out):
+        return
+    info = read_info(out)
+    if not force:
+        raise UserError(
+            f'{out} holds a shapes dataset already ({_describe(info)}).\n'
+            '  to fix it: add --force to replace it, or name another folder.'
+        )
+    if foreign := sorted(_files_in(out) - _files(info)):
+        raise UserError(
+            f'{out} holds {len(foreign)} file(s) that are not part of the shapes dataset, such as '
+            f'{foreign[0]}, so it is not replaced.\n'
+            '  to fix it: move them away, or name another folder.'
+        )
 
 
 def _check(out: Path, asked: dict[str, int]) -> None:
     """Raise unless `out` is a complete dataset of this recipe and of the values asked for."""
     info = read_info(out)
-    cure = f'Make it anew with `python tools/make_shapes.py {out} --force`, or name another folder.'
+    cure = (
+        f'\n  to fix it: make it again with `python tools/make_shapes.py {out} --force`, or name '
+        'another folder.'
+    )
     if info['recipe'] != RECIPE:
         raise UserError(
             f'The shapes dataset in {out} is of recipe {info["recipe"]}; this version of paca_mm '
-            f'makes recipe {RECIPE}. {cure}'
+            f'makes recipe {RECIPE}.{cure}'
         )
     other = [name for name, value in asked.items() if info[name] != value]
     if other:
         wanted = ', '.join(f'{name} {asked[name]}' for name in other)
         raise UserError(
-            f'The shapes dataset in {out} has {_describe(info)}; asked for was {wanted}. {cure}'
+            f'The shapes dataset in {out} has {_describe(info)}; asked for was {wanted}.{cure}'
         )
-    missing, _ = _compare_files(out, info)
-    if missing:
+    if missing := sorted(_files(info) - _files_in(out)):
         raise UserError(
-            f'The shapes dataset in {out} lacks {len(missing)} file(s), such as {missing[0]}. '
-            f'{cure}'
+            f'The shapes dataset in {out} lacks {len(missing)} file(s), such as {missing[0]}.{cure}'
         )
 
 
 def _read(out: Path) -> dict[str, Any] | None:
-    """`shapes.json` of a folder, or None if it is not of our making."""
+    """`shapes.json` of a folder, or None if it is none of ours."""
     try:
         info = json.loads((out / 'shapes.json').read_bytes())
         ours = info['format'] == FORMAT
@@ -202,15 +196,13 @@ def _files(info: dict[str, Any]) -> set[str]:
     return images | set(info['files'])
 
 
-def _compare_files(out: Path, info: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The files of a dataset that are missing, and those in its folder that are not its own."""
-    found = {
+def _files_in(out: Path) -> set[str]:
+    """Every file in a folder, as `_files` names them."""
+    return {
         Path(folder, name).relative_to(out).as_posix()
         for folder, _, names in os.walk(out)
         for name in names
     }
-    expected = _files(info)
-    return sorted(expected - found), sorted(found - expected)
 
 
 def _absolute(out_dir: str | os.PathLike[str]) -> Path:
@@ -228,13 +220,13 @@ def _occupied(out: Path) -> bool:
 def _foreign(out: Path) -> UserError:
     if not out.exists():
         return UserError(
-            f'There is no shapes dataset in {out}. '
-            f'Make it with `python tools/make_shapes.py {out}`.'
+            f'There is no shapes dataset in {out}.\n'
+            f'  to fix it: make it with `python tools/make_shapes.py {out}`.'
         )
     free = out / 'shapes' if out.is_dir() else out.with_name(out.name + '_shapes')
     return UserError(
         f'{out} exists and is not a shapes dataset (no shapes.json of ours in it). Nothing in it '
-        f'was touched. Name a folder that does not exist or is empty, such as {free}.'
+        f'was touched.\n  to fix it: name a folder that does not exist or is empty, such as {free}.'
     )
 
 
@@ -250,14 +242,5 @@ def _megabytes(spec: ShapesSpec) -> int:
     return 2 + total * 11 // 10_000_000
 
 
-def _beside(out: Path) -> Path:
-    return out.with_name(f'.{out.name}.{uuid.uuid4().hex[:12]}.part')
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed processes left beside `out` long ago."""
-    ours = re.compile(re.escape(f'.{out.name}.') + r'[0-9a-f]{12}\.part')
-    with contextlib.suppress(OSError):  # others come and go here; it is only tidying
-        for path in out.parent.iterdir():
-            if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE:
-                shutil.rmtree(path, ignore_errors=True)
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f'.{out.name}.{what}')

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from paca_mm.datasets.images import images_in
 from paca_mm.datasets.shapes import CLASSES
 from paca_mm.errors import UserError, some_of
 
@@ -16,7 +17,6 @@ from ..data_checks import (
     check_num_classes,
     datasets_of,
     heads_of,
-    images_in,
     is_dataset,
     made_lazily,
     path_in,
@@ -75,7 +75,7 @@ class Classification(Task):
         )
         if place == 'train_dataloader.dataset':  # unwrapped, so these are all
             _check_batch(cfg.train_dataloader, len(files), folder)
-        check_images([file['img_path'] for file in files], place)
+        check_images([file['img_path'] for file in files], dataset, place)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)

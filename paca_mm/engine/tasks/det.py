@@ -61,7 +61,7 @@ class Detection(Task):
                     f'    num_classes={len(categories)} in {heads}.'
                 )
         check_num_classes(cfg, classes or categories, place)
-        check_images(_images_named(ann_file, images), place)
+        check_images(_images_named(ann_file, images), dataset, place)
 
     def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> None:
         for evaluator in walk(cfg.get(place)):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from paca_mm.datasets.images import images_in
 from paca_mm.datasets.labels import Labelling, check_masks
 from paca_mm.datasets.shapes import SEG_CLASSES
 from paca_mm.errors import UserError, some_of
@@ -17,7 +18,6 @@ from ..data_checks import (
     check_num_classes,
     classes_of,
     heads_of,
-    images_in,
     is_dataset,
     made_lazily,
     path_in,
@@ -49,7 +49,7 @@ class Segmentation(Task):
             check_num_classes(cfg, classes, place)
         made = _made(dataset, place, classes)
         if made is None:  # a path of the user's own, from files to classes
-            check_images(images_in(images), place)
+            check_images(images_in(images), dataset, place)
             return
         files = made.load_data_list()
         if not files:
@@ -58,7 +58,7 @@ class Segmentation(Task):
                 f'{made.img_suffix!r}.\n  to fix it: img_suffix=... in the dataset (and '
                 f'seg_map_suffix, {made.seg_map_suffix!r} now, for the masks).'
             )
-        check_images([file['img_path'] for file in files], place)
+        check_images([file['img_path'] for file in files], dataset, place)
         _check_labels(cfg, dataset, made, files, classes, place)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
