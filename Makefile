@@ -19,10 +19,10 @@ BASE_PYTHON := $(or $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/
 $(shell pyenv root >/dev/null 2>&1 && ls "$$(pyenv root)"/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -n 1),\
 $(PYTHON))
 
-.PHONY: help setup doctor demo bench test lint clean
+.PHONY: help setup doctor demo bench test test-fast lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  STACK=onedl (default) or openmmlab, the classic packages; PYTHON=python3.11, say, for"
 	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...'"
@@ -41,6 +41,9 @@ bench: setup ## measure the speed against peers and a plain reading, in two minu
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)
+
+test-fast: setup ## run the tests that take no time: under three minutes
+	$(BIN)/python -m pytest -q -m 'not slow' $(PYTEST_ARGS)
 
 lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff check .

@@ -16,7 +16,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from paca_mm.errors import UserError
 
@@ -48,14 +50,6 @@ HOSTS = {
     'mmdet': 'detection configs need it',
     'mmseg': 'segmentation configs and paca_mm.PaCaHead need it',
     'mmpretrain': 'classification configs need it',
-}
-
-# Built once per scope; the published sizes would take seconds to initialise.
-_TOY_ARCH = {
-    'embed_dims': (8, 16, 24, 32),
-    'num_heads': (1, 1, 1, 1),
-    'depths': (1, 1, 1, 1),
-    'mlp_ratios': (2, 2, 2, 2),
 }
 
 _SETUP = 'make setup in a checkout of paca_mm'
@@ -201,7 +195,7 @@ def check_stack() -> list[Check]:
         names = [name for stack in present for name in installed[stack]]
         cure = (
             f'their files lie over one another: pip uninstall -y {" ".join(names)}, then install '
-            'one of the two anew'
+            'one of the two again'
         )
         return [Check(FAIL, 'stack', f'{" and ".join(present)} at once', cure)]
     return [Check(OK, 'stack', present[0] if present else 'none')]
@@ -222,6 +216,9 @@ def check_mm_packages() -> list[Check]:
             cure = f'{install}, or {_SETUP}' if required else f'{HOSTS[module]}: {install}'
             checks.append(Check(FAIL if required else WARN, module, 'missing', cure))
         else:
+            if _is_torchvisions(error):
+                checks.append(Check(WARN, module, 'cannot start', 'see torchvision, above'))
+                continue
             # It is there and does not start; paca_mm's models do not need the hosts, their users
             # do, so this is never fine.
             found = f'{version}: {error}' if version else error
@@ -241,6 +238,8 @@ def check_mmcv_ops() -> list[Check]:
         '(with torch installed, a C++ compiler and the headers of Python; 10 minutes)'
     )
     error = _import_error('mmcv.ops')
+    if error and _is_torchvisions(error):
+        return []  # said already
     if error:
         cure = f'pip uninstall -y {lite[0]}, then {rebuild}' if lite else rebuild
         return [Check(FAIL, 'mmcv.ops', error, cure)]
@@ -257,7 +256,7 @@ def check_mmcv_ops() -> list[Check]:
 
 
 def check_registry() -> list[Check]:
-    """``type='paca_mm.PaCaViT'`` builds in the scope of mmengine and of each host that starts."""
+    """Every backbone builds, in the scope of mmengine and of each host that starts."""
     if _import_error('mmengine') or _import_error('torch'):
         return []
     # An ImportError in here would reach the user of a config as "is not in the registry".
@@ -266,15 +265,18 @@ def check_registry() -> list[Check]:
         return [Check(FAIL, 'paca_mm.models', error, f'see the message, or {_SETUP}')]
     from mmengine.registry import DefaultScope
 
+    from .families import families
+
+    toys = [(f.backbone, f.toy) for f in families().values() if f.backbone and f.toy]
     checks = []
-    for scope in ('mmengine', *HOSTS):
+    for scope, (backbone, toy) in product(('mmengine', *HOSTS), toys):
         if _import_error(f'{scope}.registry'):
             continue
-        name = f'PaCaViT in {scope}'
+        name = f'{backbone} in {scope}'
         try:
             models = importlib.import_module(f'{scope}.registry').MODELS
             with DefaultScope.overwrite_default_scope(scope):
-                models.build({'type': 'paca_mm.PaCaViT', 'arch': _TOY_ARCH})
+                models.build({'type': f'paca_mm.{backbone}', **toy})
         except Exception as exception:
             cure = 'if paca_mm is installed, please report it with the output of doctor --json'
             checks.append(Check(FAIL, name, _first_line(exception), cure))
@@ -314,12 +316,17 @@ def as_table(checks: list[Check]) -> str:
 
 def as_json(checks: list[Check]) -> str:
     """The same for a bug report."""
-    report = {
+    report: dict[str, Any] = {
         'python': platform.python_version(),
         'platform': f'{platform.system()} {platform.machine()}',
         'usable': is_usable(checks),
         'checks': [asdict(check) for check in checks],
     }
+    with contextlib.suppress(Exception):  # whatever a broken environment raises is reported above
+        from mmengine.utils.dl_utils import collect_env
+
+        with contextlib.redirect_stdout(sys.stderr):
+            report['mmengine'] = {key: str(value) for key, value in collect_env().items()}
     return json.dumps(report, indent=2)
 
 
@@ -333,6 +340,11 @@ def _import_error(module: str) -> str | None:
     except Exception as error:  # these packages raise anything, AssertionError included
         return _first_line(error)
     return None
+
+
+def _is_torchvisions(error: str) -> bool:
+    """Whether a package fails because torchvision, which it imports, does."""
+    return 'torchvision' in error and _import_error('torchvision') is not None
 
 
 def _first_line(error: BaseException) -> str:

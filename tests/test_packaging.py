@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import paca_mm
+from helpers.tool import script
 from paca_mm.paths import assets_root
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'requirements.txt')
-TREES = ('paca_mm', 'configs', 'tools', 'requirements')
+SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml')
+TREES = ('paca_mm', 'configs', 'tools')
 
 
 @pytest.fixture(scope='module')
@@ -77,12 +78,36 @@ def test_every_module_is_in_the_wheel(wheel):
 
 def test_configs_and_tools_are_in_mim(wheel):
     inside = {name for name in wheel.namelist() if name.startswith('paca_mm/.mim/')}
-    only_checkout = {'tools/setup_env.py', 'tools/torchvision_cpu_shim.py'}
-    expected = (files_of('configs') | files_of('tools')) - only_checkout
+    expected = files_of('configs') | files_of('tools')
     assert {f'paca_mm/.mim/{name}' for name in expected} <= inside
-    assert not {f'paca_mm/.mim/{name}' for name in only_checkout} & inside
     assert not [name for name in inside if '__pycache__' in name]
     assert 'paca_mm/.mim/configs/gone.py' not in inside  # of an earlier build
+
+
+def test_type_checkers_see_the_annotations(wheel):
+    assert 'paca_mm/py.typed' in wheel.namelist()
+
+
+@pytest.mark.parametrize(
+    ('extra', 'file'),
+    [
+        ('onedl', 'requirements.txt'),
+        ('openmmlab', 'requirements/openmmlab.txt'),
+        ('dev', 'requirements/dev.txt'),
+    ],
+)
+def test_extras_are_what_the_requirement_files_say(metadata, extra, file):
+    """But for torch, which fits the machine, and what mmcv is built with."""
+    setup_env = script('dev/setup_env.py')
+    left_out = ('torch', 'setuptools', 'wheel', 'ninja', 'psutil', 'click')
+    parts = setup_env.paragraphs((ROOT / file).read_text())
+    wanted = {line for part in parts for line in part if not line.startswith(left_out)}
+    found = {
+        requirement.partition(';')[0].strip()
+        for requirement in metadata.get_all('Requires-Dist')
+        if f"'{extra}'" in requirement.replace('"', "'")
+    }
+    assert found == wanted
 
 
 def test_nothing_else_is_installed(wheel):
