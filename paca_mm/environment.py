@@ -48,7 +48,7 @@ STACKS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 HOSTS = {
     'mmdet': 'detection configs need it',
-    'mmseg': 'segmentation configs and paca_mm.PaCaHead need it',
+    'mmseg': 'segmentation configs and the decode heads need it',
     'mmpretrain': 'classification configs need it',
 }
 

@@ -104,7 +104,9 @@ class Family:
         layout: The keys of its checkpoints.
         catalogue: What was published.
         prefix: Of the full names of its rows: ``'paca_'`` makes ``paca_small``.
-        contestants: The module with its entries in the benchmark.
+        contestants: The module with its entries in the benchmark: ``VARIANTS`` (name -> words),
+            ``backbone(arguments, variants)``, ``EXTRAS`` (name -> a head by its variants) and, with
+            a variant ``blocks``, ``compile_blocks(model)``.
     """
 
     title: str

@@ -16,6 +16,7 @@ from helpers.rows import ROWS
 from helpers.tool import script
 from paca_mm import zoo
 from paca_mm.analysis import recount
+from paca_mm.engine.tasks import TASKS as TASK_OF
 from paca_mm.errors import UserError
 from paca_mm.models import PaCaViT
 from paca_mm.paths import assets_root
@@ -97,7 +98,7 @@ def test_macs_of_the_metafile(task):
             last = 100 if 'teacher' in backbone['arch'] else 0
             clusters = backbone.get('num_clusters', (100, 100, 100, last))
             backbone['num_clusters'] = tuple(200 if m else 0 for m in clusters)
-        expected = closed_form.backbone_macs(*recount.IMAGES[task], **backbone)
+        expected = closed_form.backbone_macs(*TASK_OF[task].image_size, **backbone)
         assert entry.metadata['Backbone MACs'] == expected
 
 

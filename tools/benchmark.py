@@ -106,18 +106,18 @@ def compare(args, conditions):
 
 
 def print_names():
-    from paca_mm.analysis.speed.contestants import VARIANTS, known
+    from paca_mm.analysis.speed.contestants import known, variants
 
     print('models:', *known(), sep='\n  ')
     print('  timm/NAME, mmpretrain/NAME, path/to/config.py')
     print('variants, behind a +:')
-    for name, meaning in VARIANTS.items():
+    for name, meaning in variants().items():
         print(f'  {name:<14} {meaning}')
 
 
 def settings(args):
     """Every mode at every size."""
-    from paca_mm.analysis.speed.contestants import Setting
+    from paca_mm.analysis.speed.steps import Setting
 
     sizes = [size_of(text) for text in args.size]
     return [

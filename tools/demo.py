@@ -5,6 +5,7 @@ The three steps are the commands that anyone would type; each is shown before it
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -15,30 +16,25 @@ from paca_mm.cli import command
 from paca_mm.engine.launch import last_checkpoint
 from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
-
-#: What each task is measured by, and the least that the demo should reach.
-GOALS = {
-    'det': ('coco/segm_mAP_50', 0.5),
-    'seg': ('mIoU', 60.0),
-    'cls': ('accuracy/top1', 90.0),
-}
+from paca_mm.paths import assets_root
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--task', choices=GOALS, default='det', help='default: %(default)s')
+    parser.add_argument('--task', choices=TASKS, default='det', help='default: %(default)s')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='default: %(default)s')
     return parser.parse_args(argv)
 
 
-def run(*words):
-    print('\n$ python ' + shlex.join(words), flush=True)
-    done = subprocess.run([sys.executable, *words], check=False)
+def run(tool, *words):
+    script = str(assets_root() / 'tools' / tool)
+    print('\n$ python ' + shlex.join([os.path.relpath(script), *words]), flush=True)
+    done = subprocess.run([sys.executable, script, *words], check=False)
     if done.returncode:
         raise UserError(f'the command above ended with exit code {done.returncode}; it says why.')
 
 
-def last_scalars(work_dir, phase):
+def last_scalars(work_dir, phase, headline):
     """The metrics of the newest run in a work directory, as mmengine has written them."""
     files = sorted(
         Path(work_dir).glob('*/vis_data/scalars.json' if phase == 'train' else '*/*.json')
@@ -46,29 +42,27 @@ def last_scalars(work_dir, phase):
     lines = files[-1].read_text().splitlines() if files else []
     for line in reversed(lines):
         row = json.loads(line)
-        if GOAL_KEYS & row.keys():
+        if headline in row:
             return row
     raise UserError(f'no metrics in {work_dir}: the run there did not finish.')
-
-
-GOAL_KEYS = {key for key, _ in GOALS.values()}
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     began = time.monotonic()
-    config = TASKS[args.task].shapes_config
+    task = TASKS[args.task]
+    config = task.shapes_config
     work_dir = str(Path(args.work_dir) / args.task)
     images = str(Path(work_dir) / 'pictures')
-    run('tools/train.py', config, '--work-dir', work_dir)
-    trained = last_scalars(work_dir, 'train')
+    run('train.py', config, '--work-dir', work_dir)
+    trained = last_scalars(work_dir, 'train', task.headline)
     checkpoint = last_checkpoint(work_dir)
     tests = str(Path(work_dir) / 'test')
-    run('tools/test.py', config, checkpoint, '--work-dir', tests, '--show-dir', images)
-    tested = last_scalars(tests, 'test')
+    run('test.py', config, checkpoint, '--work-dir', tests, '--show-dir', images)
+    tested = last_scalars(tests, 'test', task.headline)
 
-    name, goal = GOALS[args.task]
+    name, goal = task.headline, task.demo_goal
     differing = {
         key: (trained[key], value)
         for key, value in tested.items()

@@ -12,10 +12,16 @@ what=("$1")
 gpus=$2
 shift 2
 
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
+# On one machine torchrun takes a free port by itself, so that two jobs do not meet.
+where=(--standalone)
+if [ "${NNODES:-1}" != 1 ] || [ -n "${PORT:-}" ]; then
+    where=(
+        --nnodes="${NNODES:-1}"
+        --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}"
+        --master_port="${PORT:-29500}"
+    )
+fi
+
+exec python -m torch.distributed.run "${where[@]}" --nproc_per_node="$gpus" \
     "$(dirname "$0")/train.py" "${what[@]}" --launcher pytorch "$@"

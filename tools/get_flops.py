@@ -7,9 +7,6 @@ from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import task_for
 from paca_mm.errors import UserError
 
-#: Height and width at which each task is usually counted.
-SHAPES = {'det': (800, 1280), 'seg': (512, 512), 'cls': (224, 224)}
-
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,8 +26,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config)
-    task = task_for(cfg).name
-    shape = tuple(args.shape or SHAPES[task])
+    task = task_for(cfg)
+    shape = tuple(args.shape or task.image_size)
     if len(shape) > 2 or min(shape) < 32:
         raise UserError(f'--shape {shape}: give one side, or height and width, each at least 32.')
     height, width = shape * 2 if len(shape) == 1 else shape
@@ -39,10 +36,10 @@ def main(argv=None):
     from paca_mm.analysis.toy_inputs import build, forward
 
     model = build(cfg).eval()
-    cost = count(model, lambda m: forward(m, task, height, width))
+    cost = count(model, lambda m: forward(m, task.name, height, width))
     print(cost.table(args.depth, cfg.model.type))
     print(f'\none image of {height} x {width}; MACs as executed, attention and pooling included')
-    if task == 'det':
+    if task.name == 'det':
         print(
             'the heads at the proposals of random weights: compare backbone and neck, not the total'
         )

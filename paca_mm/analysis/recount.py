@@ -8,14 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from paca_mm.engine.tasks import TASKS
 from paca_mm.families import Family
 from paca_mm.paths import assets_root
 from paca_mm.zoo.metafiles import Entry, family_of, kind_of, read_metafile
 
 from .flops import count
-
-#: Height and width of the image whose multiply-accumulates a task's metafiles hold.
-IMAGES = {'cls': (224, 224), 'det': (800, 1280), 'seg': (512, 512)}
 
 
 def problems_of(metafile: str, macs: bool = True) -> Iterator[str]:
@@ -72,7 +70,7 @@ def _wrong_counts(entry: Entry, task: str, macs: bool) -> Iterator[str]:
         yield f'Published Parameters (M): {published}, but the model has {counted}; see the Notes.'
     if macs:
         key = 'FLOPs' if task == 'cls' else 'Backbone MACs'
-        counted = count_macs(cfg, *IMAGES[task])
+        counted = count_macs(cfg, *TASKS[task].image_size)
         if counted != entry.metadata[key]:
             yield f'{key}: {entry.metadata[key]}, but the model has {counted}.'
 

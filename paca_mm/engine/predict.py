@@ -18,6 +18,7 @@ from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 from paca_mm.files import replacing
+from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .distributed import device as default_device
 from .tasks import task_for
@@ -48,8 +49,6 @@ class Predictor:
         content = read_checkpoint(checkpoint)
         model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
         # SyncBatchNorm refuses a CPU, and in evaluation it is BatchNorm anyway.
-        from mmengine.model import revert_sync_batchnorm
-
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
         self.model = model.to(device or default_device()).eval()

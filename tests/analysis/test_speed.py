@@ -8,8 +8,10 @@ import torch
 from helpers.tool import run
 from paca_mm.analysis.speed import goals, report, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
-from paca_mm.analysis.speed.contestants import HOSTS, PEERS, Setting, make
+from paca_mm.analysis.speed.contestants import HOSTS, make
+from paca_mm.analysis.speed.peers import PEERS
 from paca_mm.analysis.speed.race import race
+from paca_mm.analysis.speed.steps import Setting
 from paca_mm.errors import UserError
 
 SMALL = Setting(batch=2, height=64, width=64)
@@ -140,10 +142,10 @@ def test_a_step_of_a_config():
 
 
 def test_peers_come_from_either_library(monkeypatch):
-    from paca_mm.analysis.speed import contestants
+    from paca_mm.analysis.speed import peers
 
     pytest.importorskip('mmpretrain')
-    monkeypatch.setattr(contestants, '_installed', lambda package: package != 'timm')
+    monkeypatch.setattr(peers, 'installed', lambda package: package != 'timm')
     assert 'mmpretrain' in type(make('resnet50', SMALL).model).__module__
     assert all(peer.timm for peer in PEERS.values())
 
@@ -152,7 +154,7 @@ def test_peers_come_from_either_library(monkeypatch):
     ('words', 'message'),
     [
         (['paca_smal'], 'did you mean paca_small'),
-        (['paca_tiny+fast'], "the variant 'fast' is unknown; known: plain"),
+        (['paca_tiny+fast'], "the variant 'fast' is unknown; known: compile"),
         (['swin_t+plain'], 'a variant of our rows and of head only'),
         (['timm/no_such'], "timm.list_models('*swin*')"),
         (['mmpretrain/no_such'], 'mmpretrain knows no model'),

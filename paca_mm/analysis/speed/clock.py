@@ -9,7 +9,7 @@ import torch
 
 from paca_mm.errors import UserError
 
-from .contestants import DTYPES
+from .steps import DTYPES
 
 #: The name of a large matrix product among contestants: what the machine can do at best.
 MATMUL = 'matmul'

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .clock import Spread
-from .contestants import Setting
 from .race import Progress, race, silent
 from .report import columns
+from .steps import Setting
 
 #: The setting of every goal that says nothing else.
 SETTING = Setting(mode='infer', batch=4, height=224, width=224, dtype='fp32', device='cpu')

@@ -6,6 +6,6 @@ What does not load here is no matter: who needs it says so.
 from contextlib import suppress
 from importlib import import_module
 
-for _name in ('paca_mm.analysis.speed.contestants', 'timm', 'paca_mm.models.paca.head'):
+for _name in ('paca_mm.analysis.speed.contestants', 'timm', 'mmseg.models'):
     with suppress(Exception):
         import_module(_name)

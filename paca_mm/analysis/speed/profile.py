@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from .clock import Spread, matmul, need, seconds_of
-from .contestants import Setting, make
+from .contestants import make
 from .report import columns
+from .steps import Setting
 from .worker import alone
 
 _PRODUCTS = {'mm', 'addmm', 'addmm_', 'bmm', 'baddbmm'}

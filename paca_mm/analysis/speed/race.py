@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from paca_mm.errors import UserError
 
 from .clock import MATMUL, Spread, need, ratios
-from .contestants import PEERS, Facts, Setting
+from .contestants import Facts
+from .peers import PEERS
 from .report import Row
+from .steps import Setting
 from .worker import Away
 
 Progress = Callable[[str], None]
@@ -144,12 +146,12 @@ def race(
 
 def _accuracy(name: str) -> float | None:
     """The published top-1 accuracy; None for what is no ImageNet classifier of the lists."""
-    from paca_mm.zoo.metafiles import read_metafile
+    from paca_mm.zoo.metafiles import metafiles, read_metafile
 
     name = name.split('+')[0]
     if name in PEERS:
         return PEERS[name].accuracy
-    for entry in read_metafile('cls'):
+    for entry in (entry for file in metafiles('cls') for entry in read_metafile(file)):
         if entry.name == f'{name}_in1k':
             return entry.metrics.get('Top 1 Accuracy')
     return None

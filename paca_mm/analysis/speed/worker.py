@@ -18,7 +18,8 @@ import torch
 from paca_mm.errors import UserError
 
 from .clock import MATMUL, matmul, seconds_of
-from .contestants import Facts, Setting, make
+from .contestants import Facts, make
+from .steps import Setting
 
 MIB = 2**20
 

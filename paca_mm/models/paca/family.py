@@ -35,4 +35,5 @@ FAMILY = Family(
     layout=LAYOUT,
     catalogue=CATALOGUE,
     prefix='paca_',
+    contestants='paca_mm.models.paca.contestants',
 )
