@@ -1,5 +1,10 @@
 """Every fast form of a layer against the plain one: in pieces, in place, compiled."""
 
+import importlib
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn as nn
@@ -8,15 +13,20 @@ from torch import Tensor
 from helpers import golden, reference
 from helpers.rows import MINI, MINIS, ROWS, mini
 from paca_mm.models import PaCaViT
-from paca_mm.models.paca import ffn
+from paca_mm.models.common import fast_paths
+from paca_mm.models.paca import ffn_pieces
+from paca_mm.models.paca.attention import PaCaAttention
+from paca_mm.models.paca.block import PaCaBlock
 from paca_mm.models.paca.ffn import ConvFFN
 from paca_mm.models.paca.plain import PlainPaCaViT, plain_head
 
 
-@pytest.fixture
-def many_pieces(monkeypatch):
+@pytest.fixture(params=['kept', 'made_again'])
+def many_pieces(request, monkeypatch):
     """Maps of a test are small: let a piece be one image and at most 64 channels."""
-    monkeypatch.setattr(ffn, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', 1)
+    if request.param == 'made_again':
+        monkeypatch.setattr(ffn_pieces, 'KEPT_BYTES', 0)
 
 
 @pytest.fixture
@@ -24,7 +34,7 @@ def whole(monkeypatch):
     """A switch to the plain form of everything, for the same model."""
 
     def switch(on: bool) -> None:
-        monkeypatch.setattr(ffn, 'is_eager_on_cpu', lambda x: not on)
+        monkeypatch.setattr(fast_paths, 'PLAIN', on)
 
     return switch
 
@@ -59,7 +69,7 @@ def results(model: nn.Module, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize('size', [(8, 8), (5, 11), (1, 1), (1, 7)], ids=str)
 @pytest.mark.parametrize('piece', [1, 2**15, 2**30])
 def test_a_network_in_pieces_equals_the_whole(dtype, size, piece, whole, monkeypatch):
-    monkeypatch.setattr(ffn, 'PIECE_BYTES', piece)
+    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', piece)
     network = golden.fill(ConvFFN(24, 150)).to(dtype)
     x = torch.randn(3, *size, 24, dtype=dtype)
     found = results(network, x)
@@ -70,9 +80,9 @@ def test_a_network_in_pieces_equals_the_whole(dtype, size, piece, whole, monkeyp
 
 def test_pieces_cover_every_channel_once(monkeypatch):
     for piece in (1, 10_000, 50_000, 2**23):
-        monkeypatch.setattr(ffn, 'PIECE_BYTES', piece)
+        monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', piece)
         for hidden in (16, 24, 150, 1280):
-            images, parts = ffn._pieces(torch.empty(4, 9, 9, 8), hidden)
+            images, parts = ffn_pieces.cut(torch.empty(4, 9, 9, 8), hidden)
             assert 1 <= images <= 4
             assert [i for part in parts for i in range(hidden)[part]] == list(range(hidden))
 
@@ -271,6 +281,135 @@ def test_gradients_in_bf16(many_pieces):
     exact = results(network, x)
     for a, b in zip(results(network.bfloat16(), x.bfloat16()), exact, strict=True):
         assert (a.float() - b).norm() <= 0.03 * b.norm()
+
+
+# --- the switch, and torch's private names -----------------------------------------------------
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Which linear layers and convolutions are called, without a hook to give way to."""
+    seen = set()
+
+    def watch(cls):
+        forward = cls.forward
+
+        def counted(self, x):
+            seen.add(self)
+            return forward(self, x)
+
+        monkeypatch.setattr(cls, 'forward', counted)
+
+    watch(nn.Linear)
+    watch(nn.Conv2d)
+    return seen
+
+
+@pytest.mark.parametrize('grad', [False, True])
+@pytest.mark.parametrize('name', ['conv', 'blockwise', 'teacher'])
+def test_the_switch_makes_every_layer_be_called(name, grad, whole, called):
+    model = mini(name)
+    layers = {m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    image = golden.image(2, 45, 83)
+    with torch.set_grad_enabled(grad):
+        fast = model(image)
+        assert called < layers
+        whole(True)
+        called.clear()
+        plain = model(image)
+    assert called == layers
+    for a, b in zip(fast, plain, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize(('value', 'plain'), [('1', True), ('0', False), ('', False)])
+def test_the_switch_is_read_from_the_environment(value, plain):
+    code = 'from paca_mm.models.common import fast_paths; print(fast_paths.PLAIN)'
+    result = subprocess.run(
+        [sys.executable, '-c', code], env={**os.environ, 'PACA_MM_PLAIN': value},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.strip() == str(plain)
+
+
+PRIVATE = {
+    'compiling': [(torch.compiler, 'is_compiling'), (torch._utils, 'is_compiling')],
+    'older_name_of_it': [(torch._utils, 'is_compiling')],
+    'functional': [(torch._C, '_are_functorch_transforms_active')],
+    'hooks_of_all': [(nn.modules.module, '_global_forward_hooks')],
+}
+
+
+@pytest.mark.parametrize('name', PRIVATE)
+def test_a_private_name_that_is_gone_means_the_plain_form(name, monkeypatch):
+    model = mini()
+    image = golden.image(2, 45, 83)
+    with torch.no_grad():
+        expected = model(image)
+    try:
+        with monkeypatch.context() as torch_without:
+            for holder, attribute in PRIVATE[name]:
+                torch_without.delattr(holder, attribute, raising=False)
+            importlib.reload(fast_paths)
+        needed = name != 'older_name_of_it' or not hasattr(torch.compiler, 'is_compiling')
+        assert model.stage1[0].mlp.can_add(image) is not needed
+        with torch.no_grad():
+            for a, b in zip(model(image), expected, strict=True):
+                close(a, b)
+    finally:
+        importlib.reload(fast_paths)
+    assert model.stage1[0].mlp.can_add(image)
+
+
+def test_a_device_without_autocast():
+    outs = mini('teacher').to('meta')(torch.empty(2, 3, 64, 96, device='meta'))
+    assert [tuple(out.shape[2:]) for out in outs] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+# --- parts of other kinds ----------------------------------------------------------------------
+
+
+class Mean(nn.Module):
+    """An attention of somebody else: every patch sees the mean of all."""
+
+    def forward(self, x, z=None):
+        return x.mean((1, 2), keepdim=True).expand_as(x), z
+
+
+class Shifted(PaCaAttention):
+    def forward(self, x, z=None):
+        out, z = super().forward(x, z)
+        return out + 1, z
+
+
+@pytest.mark.parametrize('kind', ['attn', 'mlp', 'norm', 'subclass'])
+def test_a_block_takes_other_parts(kind):
+    torch.manual_seed(0)
+    attn = {'attn': Mean, 'subclass': lambda: Shifted(8, 2, 0)}.get(
+        kind, lambda: PaCaAttention(8, 2, 0)
+    )()
+    mlp = nn.Linear(8, 8) if kind == 'mlp' else ConvFFN(8, 16)
+    norm = dict(norm_layer=nn.Identity) if kind == 'norm' else {}
+    block = PaCaBlock(8, attn, mlp, **norm)
+    x = torch.randn(2, 3, 4, 8)
+    expected = x + attn(block.norm1(x))[0]
+    expected = expected + mlp(block.norm2(expected))
+    close(block(x)[0], expected)
+    with torch.no_grad():
+        close(block(x)[0], expected)
+
+
+def test_what_the_backward_pass_keeps(monkeypatch):
+    """Two hidden maps of a small image, none of a large one."""
+    network = ConvFFN(24, 96)
+    x = torch.randn(2, 8, 8, 24, requires_grad=True)
+    kept = []
+    for limit in (2**30, 0):
+        monkeypatch.setattr(ffn_pieces, 'KEPT_BYTES', limit)
+        out = network(x)
+        saved = [t for t in out.grad_fn.saved_tensors if t.ndim == 4 and t.shape[1] == 96]
+        kept.append(sum(t.numel() for t in saved))
+    assert kept == [2 * 2 * 8 * 8 * 96, 0]
 
 
 @pytest.mark.parametrize('row', ROWS)

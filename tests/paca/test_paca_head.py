@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import golden, reference_head
@@ -17,6 +18,7 @@ from paca_mm.errors import UserError
 
 pytest.importorskip('mmseg', reason='mmsegmentation is not installed')
 
+from mmcv.cnn import ConvModule
 from mmengine.config import ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
@@ -24,6 +26,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from paca_mm.models.common import fast_paths
 from paca_mm.models.paca.head import PaCaHead
 
 BN = dict(type='BN', requires_grad=True)
@@ -275,6 +278,161 @@ def test_dropout_drops_whole_channels_as_mmseg_does():
     expected = head.conv_seg(head.dropout(feat))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(found, head.eval().cls_seg(feat))
+
+
+# --- layers that are watched, replaced or pruned -----------------------------------------------
+
+WATCHED = ['convs.1', 'convs.1.conv', 'convs.1.bn', 'convs.1.activate', 'clustering', 'clustering.0',
+           'clustering.0.conv', 'clustering.0.bn', 'clustering.1', 'q', 'q.0', 'q.0.conv', 'q.0.bn',
+           'k', 'k.0', 'v.2', 'proj', 'proj.conv', 'proj.bn', 'conv_seg', 'dropout']  # fmt: skip
+CONVS = ['convs.1.conv', 'clustering.0.conv', 'clustering.1', 'q.0.conv', 'proj.conv', 'conv_seg']
+
+
+def as_plain(head, monkeypatch, levels):
+    """Logits, scores and the gradients of the levels, in the usual and in the plain form."""
+    answers = []
+    for plain in (False, True):
+        monkeypatch.setattr(fast_paths, 'PLAIN', plain)
+        copied = copy.deepcopy(head)
+        inputs = [x.clone().requires_grad_() for x in levels]
+        torch.manual_seed(3)
+        outs = copied._forward(inputs)
+        loss = sum(out.square().mean() for out in outs)
+        answers.append([*outs, *torch.autograd.grad(loss, inputs)])
+    for a, b in zip(*answers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    return answers[0][0]
+
+
+def replace(head, path, change):
+    parent, _, leaf = path.rpartition('.')
+    parent = head.get_submodule(parent)
+    parent._modules[leaf] = change(getattr(parent, leaf))
+
+
+class Times(torch.nn.Module):
+    """A stand-in that shows the weight of a layer but computes something else, as LoRA does."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x):
+        return 1.5 * self.layer(x)
+
+
+class OddConv(torch.nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + x.mean()
+
+
+class OddNorm(torch.nn.BatchNorm2d):
+    """As Attentive Normalization: a BatchNorm to everybody who asks, with a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(x) * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('path', WATCHED)
+def test_hooks_fire_once_and_may_change_the_output(path, training, monkeypatch):
+    head = mini_head(dropout_ratio=0.2).double().train(training)
+    before = as_plain(head, monkeypatch, levels := [x.double() for x in feature_maps()])
+    fired = []
+
+    def hook(module, inputs, output):
+        fired.append(path)
+        return 1.5 * output
+
+    head.get_submodule(path).register_forward_hook(hook)
+    after = as_plain(head, monkeypatch, levels)
+    if training or path != 'dropout':
+        assert len(fired) == 2  # one for each form
+        assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('kind', ['stand_in', 'subclass', 'pruned', 'parametrised', 'forward'])
+@pytest.mark.parametrize('path', CONVS)
+def test_convolutions_of_other_kinds(path, kind, training, monkeypatch):
+    head = mini_head().double().train(training)
+    layer = head.get_submodule(path)
+    if kind == 'stand_in':
+        replace(head, path, Times)
+    elif kind == 'subclass':
+        layer.__class__ = OddConv
+    elif kind == 'pruned':
+        prune.l1_unstructured(layer, 'weight', 0.5)
+        layer.weight = (
+            layer.weight.detach()
+        )  # a graph cannot be copied; the next call makes it again
+    elif kind == 'parametrised':
+        torch.nn.utils.parametrizations.orthogonal(layer)
+    else:
+        layer.forward = lambda x: torch.nn.functional.conv2d(x, layer.weight) + 1
+    as_plain(head, monkeypatch, [x.double() for x in feature_maps()])
+
+
+def test_a_pruned_head_trains_for_two_steps():
+    head = mini_head().train()
+    for path in CONVS:
+        prune.l1_unstructured(head.get_submodule(path), 'weight', 0.5)
+    for _ in range(2):
+        head(feature_maps()).square().mean().backward()
+    assert head.q[0].conv.weight_orig.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('path', ['convs.0.bn', 'clustering.0.bn', 'q.0.bn', 'proj.bn', 'k.2'])
+def test_norms_of_other_kinds(path, training, monkeypatch):
+    head = mini_head().double().train(training)
+    head.get_submodule(path).__class__ = OddNorm
+    as_plain(head, monkeypatch, [x.double() for x in feature_maps()])
+
+
+def test_layers_with_spectral_norm(monkeypatch):
+    head = mini_head().double()
+    width = head.q[0].conv.in_channels
+    head.q[0] = ConvModule(width, 16, 1, norm_cfg=BN, with_spectral_norm=True).double()
+    as_plain(head.eval(), monkeypatch, [x.double() for x in feature_maps()])
+
+
+def test_quantised_layers():
+    head = mini_head().eval()
+    levels = feature_maps()
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(head), {torch.nn.Linear})
+    with torch.no_grad():
+        assert relative(quantised(levels), head(levels)) < 0.05
+
+
+def test_synced_norms_are_folded_as_others():
+    synced, own = (mini_head(norm_cfg=NORMS[norm]).eval() for norm in ('SyncBN', 'BN'))
+    levels = feature_maps()
+    torch.testing.assert_close(synced(levels), own(levels))
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+def test_the_switch_makes_every_layer_be_called(training, monkeypatch):
+    head = mini_head(dropout_ratio=0.2).double().train(training)
+    levels = [x.double() for x in feature_maps()]
+    as_plain(head, monkeypatch, levels)
+    called = set()
+    for cls in (torch.nn.Linear, torch.nn.Conv2d):
+        monkeypatch.setattr(
+            cls, 'forward', lambda self, x, f=cls.forward: called.add(self) or f(self, x)
+        )
+    layers = {m for m in head.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))}
+    monkeypatch.setattr(fast_paths, 'PLAIN', False)
+    head(levels)
+    assert called < layers
+    monkeypatch.setattr(fast_paths, 'PLAIN', True)
+    head(levels)
+    assert called == layers
+
+
+def test_a_device_without_autocast():
+    head = mini_head().to('meta').eval()
+    assert head([x.to('meta') for x in feature_maps()]).shape == (2, 5, 16, 24)
 
 
 # --- the losses --------------------------------------------------------------------------------

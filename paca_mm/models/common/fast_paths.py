@@ -1,54 +1,112 @@
-"""When a fast form may stand in for calling the layers one by one."""
+"""When a fast form may stand in for calling the layers one by one.
+
+A fast form gives the same numbers. It is taken only where nobody would notice: no layer is hooked,
+replaced, pruned or quantised, and nobody records the operations to run them elsewhere (tracing,
+export). ``PACA_MM_PLAIN=1`` in the environment turns every fast form off, in backbones and in heads;
+it is read once, when this module is imported.
+
+Some questions need private names of torch. They are looked up here and nowhere else. Where a torch
+lacks one of them, the answer is the plain form.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-#: Whether torch.compile is looking; torch 2.1 has it elsewhere.
-is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)
-
-_COMPILES_DICTS = hasattr(torch.compiler, 'is_compiling')
-
-_GLOBAL_HOOKS = [
-    getattr(nn.modules.module, f'_global_{kind}_hooks')
-    for kind in ('forward', 'forward_pre', 'backward', 'backward_pre')
-]
+#: Whether the user wants every layer to be called, one by one.
+PLAIN = os.environ.get('PACA_MM_PLAIN', '') not in ('', '0')
 
 
-def is_bare(*layers: nn.Module) -> bool:
-    """Whether every layer is torch's own linear layer or convolution, with a bias, and nobody
-    watches or replaces it.
+def _lookup(holder: Any, *names: str) -> Any:
+    """The first of these attributes that there is, or None."""
+    return next((getattr(holder, name) for name in names if hasattr(holder, name)), None)
 
-    A hook, a stand-in (LoRA), a weight of another kind (quantised, sharded) must not be passed by.
+
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+_has_hook_tables = all(hasattr(nn.Module(), name) for name in _HOOKS)
+_global_hooks = [_lookup(nn.modules.module, f'_global{name}') for name in _HOOKS]
+_is_compiling: Callable[[], bool] | None = _lookup(torch.compiler, 'is_compiling') or _lookup(
+    torch._utils, 'is_compiling'
+)  # the second is torch 2.1's
+_is_exporting: Callable[[], bool] | None = _lookup(torch.compiler, 'is_exporting')
+_is_transforming: Callable[[], bool] | None = _lookup(torch._C, '_are_functorch_transforms_active')
+
+#: torch.compile of torch 2.1 can look neither into ``__dict__`` nor at the hooks of all modules.
+_compiles_lookups = hasattr(torch.compiler, 'is_compiling')
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export reads the code."""
+    return _is_compiling is None or _is_compiling()
+
+
+def fast_paths_allowed() -> bool:
+    """Whether any fast form may be taken: not with ``PACA_MM_PLAIN=1``, nor in tracing and export."""
+    return not (PLAIN or _is_recorded())
+
+
+def _is_recorded() -> bool:
+    """Whether operations are recorded to run elsewhere: torch.jit.trace, ONNX, export, make_fx."""
+    if _is_compiling is None:
+        return True
+    if is_compiling():  # torch 2.1 cannot tell torch.export from torch.compile
+        return _is_exporting is not None and _is_exporting()
+    if torch.jit.is_tracing():
+        return True
+    make_fx = sys.modules.get('torch.fx.experimental.proxy_tensor')
+    if make_fx is None:  # nobody can be using it
+        return False
+    mode = _lookup(make_fx, 'get_proxy_mode', 'get_innermost_proxy_mode')
+    return mode is None or mode() is not None
+
+
+def are_plain_layers(*layers: nn.Module) -> bool:
+    """Whether a fast form may read the weights of these layers instead of calling them.
+
+    True if fast forms are allowed and every layer is torch's own ``nn.Linear`` or ``nn.Conv2d``
+    without hooks, without a ``forward`` of its own, and with an ordinary parameter as its weight.
+    LoRA and quantisation put another layer there; pruning and spectral norm make the weight in a hook.
     """
-    return all(
+    return fast_paths_allowed() and all(
         type(layer) in (nn.Linear, nn.Conv2d)
-        and is_unwatched(layer)
+        and calls_only_forward(layer)
         and type(layer.weight) is nn.Parameter
-        and layer.bias is not None
         for layer in layers
     )
 
 
-def is_unwatched(module: nn.Module) -> bool:
-    """Whether calling a module does no more than its class's ``forward``."""
+def calls_only_forward(module: nn.Module) -> bool:
+    """Whether calling a module does no more than the ``forward`` of its class."""
+    if not _has_hook_tables:
+        return False
     hooks = (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-    # torch.compile of torch 2.1 cannot look into __dict__: it does not see a replaced forward.
-    replaced = (_COMPILES_DICTS or not is_compiling()) and 'forward' in module.__dict__
-    return not (hooks or replaced)
-
-
-def is_eager_on_cpu(x: Tensor) -> bool:
-    """Whether kernels run one by one, now, on a CPU, in the tensor's own precision, unwatched."""
-    if x.device.type != 'cpu' or is_compiling() or torch.jit.is_tracing():
+    if hooks:
         return False
-    transformed = torch._C._are_functorch_transforms_active()
-    return not (transformed or _is_autocast() or any(_GLOBAL_HOOKS))
+    if is_compiling() and not _compiles_lookups:
+        return True
+    return 'forward' not in module.__dict__ and not _has_global_hooks()
+
+
+def _has_global_hooks() -> bool:
+    return any(hooks is None or len(hooks) > 0 for hooks in _global_hooks)
+
+
+def runs_eagerly_on_cpu(x: Tensor) -> bool:
+    """Whether kernels run one by one, now, on a CPU, in the tensor's own precision."""
+    if x.device.type != 'cpu' or is_compiling() or not fast_paths_allowed():
+        return False
+    return not (_is_transforming is None or _is_transforming() or _is_autocast())
 
 
 def _is_autocast() -> bool:
@@ -56,3 +114,16 @@ def _is_autocast() -> bool:
         return torch.is_autocast_enabled('cpu')
     except TypeError:  # torch 2.3 and older
         return torch.is_autocast_cpu_enabled()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which autocast changes no operation on the device of ``x``.
+
+    Some devices have no autocast (``meta`` among them), and torch raises if they are named.
+    """
+    if is_compiling():
+        return torch.autocast(x.device.type, enabled=False)
+    try:
+        return torch.autocast(x.device.type, enabled=False)
+    except RuntimeError:
+        return nullcontext()

@@ -16,3 +16,8 @@ def as_image(tokens: Tensor) -> Tensor:
 def as_tokens(image: Tensor) -> Tensor:
     """Read a (B, C, H, W) image as (B, H, W, C) tokens, without a copy if it is channels-last."""
     return image.permute(0, 2, 3, 1).contiguous()
+
+
+def add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """``out += x @ weight.T`` of tokens (..., C), in place; ``out`` is contiguous."""
+    out.view(-1, out.shape[-1]).addmm_(x.flatten(0, -2), weight.t())

@@ -4,8 +4,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
+from ..common.tokens import add_product
 from .clustering import assign, pool
-from .downsample import NORM_EPS
+from .downsample import layer_norm
 
 
 class PaCaAttention(nn.Module):
@@ -30,7 +32,7 @@ class PaCaAttention(nn.Module):
         self.num_heads = num_heads
         self.num_clusters = num_clusters
         if num_clusters:
-            self.cluster_norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+            self.cluster_norm = layer_norm(embed_dims)
         self.clustering = clustering
         self.q = nn.Linear(embed_dims, embed_dims)
         self.k = nn.Linear(embed_dims, embed_dims)
@@ -47,10 +49,30 @@ class PaCaAttention(nn.Module):
         Returns:
             The patches (B, H, W, C), and the assignment that was used (None in plain attention).
         """
-        out, z = self.attend(x, z)
+        out, z = self._attend(x, z)
         return self.proj(out), z
 
-    def attend(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def can_add(self, x: Tensor) -> bool:
+        """Whether :meth:`added_to` may stand in for :meth:`forward` and a sum, gradients aside."""
+        return (
+            runs_eagerly_on_cpu(x)
+            and are_plain_layers(self.proj)
+            and self.proj.bias is not None
+            and type(self).forward is PaCaAttention.forward
+        )
+
+    def added_to(
+        self, residual: Tensor, x: Tensor, z: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``residual + forward(x, z)`` and the assignment, where :meth:`can_add` says so and no
+        gradient is wanted; the last product is formed inside of the sum.
+        """
+        out, z = self._attend(x, z)
+        residual = (residual + self.proj.bias).contiguous()
+        add_product(residual, out, self.proj.weight)
+        return residual, z
+
+    def _attend(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """:meth:`forward` without its last layer ``proj``."""
         patches = x.flatten(1, 2)  # B, N, C
         clusters = patches

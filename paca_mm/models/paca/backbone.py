@@ -15,9 +15,11 @@ from paca_mm.registry import MODELS
 from ..common.backbone import Backbone
 from ..common.tokens import as_image
 from .archs import resolve_arch
+from .attention import PaCaAttention
 from .block import PaCaBlock
 from .clustering import CLUSTERINGS
 from .downsample import NORM_EPS, PatchEmbed, Transition
+from .ffn import ConvFFN
 from .keys import LAYOUT
 from .teacher import ClusteringTeacher
 
@@ -123,10 +125,10 @@ class PaCaViT(Backbone):
                 stage.append(
                     PaCaBlock(
                         embed_dims[i],
-                        sizes['num_heads'][i],
-                        sizes['mlp_ratios'][i],
-                        num_clusters[i],
-                        network,
+                        PaCaAttention(
+                            embed_dims[i], sizes['num_heads'][i], num_clusters[i], network
+                        ),
+                        ConvFFN(embed_dims[i], int(embed_dims[i] * sizes['mlp_ratios'][i])),
                         drop_path[sum(depths[:i]) + j],
                     )
                 )

@@ -1,50 +1,51 @@
 """The PaCa block: pre-norm attention, then the feed-forward network."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
-from ..common.fast_paths import is_bare, is_unwatched
-from .attention import PaCaAttention
-from .downsample import NORM_EPS
-from .ffn import ConvFFN, add_product
+from ..common.fast_paths import calls_only_forward, runs_eagerly_on_cpu
+from .downsample import layer_norm
 
 
 class PaCaBlock(nn.Module):
-    """x + PaCa(LN(x)), then x + FFN(LN(x)).
+    """x + attn(LN(x)), then x + mlp(LN(x)), of any attention and any feed-forward network.
+
+    A part may also offer its own sum, which takes less memory where no gradient is wanted; the block
+    uses it if both do. ``can_add(x) -> bool`` says whether it may be used now, and it is
+    ``attn.added_to(residual, x, z) -> (residual + out, z)`` and ``mlp.add_to(out, x)``, in place.
 
     Args:
         embed_dims: C.
-        num_heads: h.
-        mlp_ratio: Width of the feed-forward network over C.
-        num_clusters: M, or 0 for plain self-attention.
-        clustering: See :class:`PaCaAttention`.
+        attn: Called as ``attn(x, z) -> (out, z)``: patches (B, H, W, C), the assignment (B, M, N) or
+            None, and both again; :class:`PaCaAttention`.
+        mlp: Called as ``mlp(x) -> out``, (B, H, W, C) each; :class:`ConvFFN`.
         drop_path_rate: Probability to drop either branch of a sample while training.
+        norm_layer: Makes a norm of C channels.
     """
 
     def __init__(
         self,
         embed_dims: int,
-        num_heads: int,
-        mlp_ratio: float,
-        num_clusters: int,
-        clustering: nn.Module | None = None,
+        attn: nn.Module,
+        mlp: nn.Module,
         drop_path_rate: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = layer_norm,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
-        self.attn = PaCaAttention(embed_dims, num_heads, num_clusters, clustering)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
-        self.mlp = ConvFFN(embed_dims, int(embed_dims * mlp_ratio))
+        self.norm1 = norm_layer(embed_dims)
+        self.attn = attn
+        self.norm2 = norm_layer(embed_dims)
+        self.mlp = mlp
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Patches (B, H, W, C) and an assignment (B, M, N) -> both, as they leave the block."""
-        if not torch.is_grad_enabled() and self._in_place(x):  # the same, with less memory
-            out, z = self.attn.attend(self.norm1(x), z)
-            x = (x + self.attn.proj.bias).contiguous()
-            add_product(x, out, self.attn.proj.weight)
+        if not torch.is_grad_enabled() and self._parts_can_add(x):  # the same, with less memory
+            x, z = self.attn.added_to(x, self.norm1(x), z)
             self.mlp.add_to(x, self.norm2(x))
             return x, z
         out, z = self.attn(self.norm1(x), z)
@@ -52,10 +53,13 @@ class PaCaBlock(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x, z
 
-    def _in_place(self, x: Tensor) -> bool:
-        """Whether the sums of the block may be formed in place where no gradient is wanted."""
-        if type(self.mlp) is not ConvFFN or not self.mlp.in_pieces(x):
+    def _parts_can_add(self, x: Tensor) -> bool:
+        # Another norm might hand on its input, which is about to be overwritten.
+        if not runs_eagerly_on_cpu(x) or type(self.norm2) is not nn.LayerNorm:
             return False
         drops = self.drop_path.training and not isinstance(self.drop_path, nn.Identity)
-        called = is_bare(self.attn.proj) and is_unwatched(self.attn) and is_unwatched(self.mlp)
-        return not drops and called and type(self.attn) is PaCaAttention
+        # Of the class: a wrapper may hand on every attribute of what it wraps.
+        return not drops and all(
+            hasattr(type(part), 'can_add') and calls_only_forward(part) and part.can_add(x)
+            for part in (self.mlp, self.attn)
+        )

@@ -14,7 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.fast_paths import is_unwatched
+from ..common.fast_paths import without_autocast
+from ..common.pointwise import pointwise
 from ..common.tokens import as_image, as_tokens
 
 
@@ -30,15 +31,8 @@ class ConvClustering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> scores (B, N, M)."""
         x = as_tokens(F.gelu(self.dwconv(as_image(x))))
-        x = F.gelu(_pointwise(self.pwconv, x))
-        return _pointwise(self.to_clusters, x).flatten(1, 2)
-
-
-def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens (B, H, W, C): a linear layer, the same without its set-up."""
-    if type(conv) is nn.Conv2d and is_unwatched(conv):
-        return F.linear(x, conv.weight.flatten(1), conv.bias)
-    return as_tokens(conv(as_image(x)))
+        x = F.gelu(pointwise(self.pwconv, x))
+        return pointwise(self.to_clusters, x).flatten(1, 2)
 
 
 class MlpClustering(nn.Module):
@@ -83,7 +77,7 @@ def assign(scores: Tensor) -> Tensor:
     """
     dtype = torch.float32 if scores.dtype == torch.float16 else scores.dtype
     # PyTorch's softmax adds up in float32 inside; autocast would also return float32.
-    return scores.softmax(1, dtype=dtype).mT
+    return scores.softmax(1, dtype=dtype).transpose(1, 2)
 
 
 def pool(z: Tensor, x: Tensor) -> Tensor:
@@ -91,5 +85,5 @@ def pool(z: Tensor, x: Tensor) -> Tensor:
 
     Computed in the dtype of ``z``, under autocast too (see :func:`assign`), returned in that of ``x``.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return torch.bmm(z, x.to(z.dtype)).to(x.dtype)

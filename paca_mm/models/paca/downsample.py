@@ -1,11 +1,14 @@
 """The stem and the transitions between stages: strided 3x3 convolutions and a LayerNorm."""
 
+from functools import partial
+
 import torch.nn as nn
 from torch import Tensor
 
 from ..common.tokens import as_image, as_tokens
 
 NORM_EPS = 1e-6  # of every LayerNorm in PaCa-ViT
+layer_norm = partial(nn.LayerNorm, eps=NORM_EPS)
 
 
 def _halve(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -26,7 +29,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Sequential(
             _halve(in_channels, embed_dims // 2), _halve(embed_dims // 2, embed_dims)
         )
-        self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.norm = layer_norm(embed_dims)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
@@ -39,7 +42,7 @@ class Transition(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int) -> None:
         super().__init__()
         self.proj = _halve(in_channels, embed_dims)
-        self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.norm = layer_norm(embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +11,18 @@ import torch.utils.checkpoint as cp
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
-from ..common.fast_paths import is_compiling
+from ..common.fast_paths import (
+    are_plain_layers,
+    calls_only_forward,
+    is_compiling,
+    without_autocast,
+)
+from ..common.pointwise import as_linear, is_batch_norm, is_fixed_scale, is_pointwise, norm_act
 from ..common.tokens import as_image, as_tokens
 from .clustering import assign, pool
 
@@ -143,19 +149,38 @@ class PaCaHead(BaseDecodeHead):
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps -> logits and cluster scores, both (B, out_channels, H, W)."""
         levels = self._transform_inputs(inputs)
-        levels = [
-            self._recomputed(layer, partial(_pointwise, layer), x)
-            for layer, x in zip(self.convs, levels, strict=True)
-        ]
-        scores, clusters = self._recomputed(
-            self.clustering[0], self._cluster, self._mix(self.clustering[0], levels), *levels
-        )
-        out = self._attend(levels, clusters)
+        levels = [self._convolve(layer, x) for layer, x in zip(self.convs, levels, strict=True)]
+        run = self._mixed_first if self._can_mix_first() else self._one_by_one
+        feat, scores = run(levels)
         del levels  # the largest tensors; what follows does not need them
-        logits = self.cls_seg(_norm_act(self.proj, out))
+        logits = self.cls_seg(feat)
         if self.out_channels == 1 and self.num_classes == 2:
             scores = scores[:, 1:] - scores[:, :1]  # sigmoid of it = softmax of the two
         return logits, scores
+
+    def _can_mix_first(self) -> bool:
+        """Whether the layers that read X may be taken apart; see :func:`is_pointwise`."""
+        return (
+            is_pointwise(self.q[0])
+            and is_pointwise(self.clustering[0])
+            and all(map(calls_only_forward, (self.q, self.clustering, self.clustering[1])))
+        )
+
+    def _one_by_one(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What ``conv_seg`` reads, (B, D, H, W), and the scores, by calling every layer on X."""
+        size = levels[0].shape[2:]
+        x = torch.cat([self._resize(level, size) for level in levels], 1)
+        scores = self.clustering(x)
+        clusters = pool(assign(as_tokens(scores).flatten(1, 2)), as_tokens(x).flatten(1, 2))
+        return self._attend(as_tokens(self.q(x)), clusters), scores
+
+    def _mixed_first(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same without X: the levels are resized after the convolution that would read it."""
+        scores, clusters = self._recomputed(
+            self.clustering[0], self._cluster, self._mix(self.clustering[0], levels), *levels
+        )
+        query = norm_act(self.q[0], self._mix(self.q[0], levels))
+        return self._attend(as_tokens(query), clusters), scores
 
     def _transform_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Select the levels and see that they are what the head was built for."""
@@ -174,10 +199,20 @@ class PaCaHead(BaseDecodeHead):
             )
         return levels
 
+    def _convolve(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """``layer(x)``, (B, C_i, H_i, W_i) -> (B, D, H_i, W_i), as a product of tokens if it may."""
+        if not is_pointwise(layer):
+            return layer(x)
+
+        def product(x: Tensor) -> Tensor:
+            return norm_act(layer, as_image(F.linear(as_tokens(x), *as_linear(layer))))
+
+        return self._recomputed(layer, product, x)
+
     def _mix(self, layer: ConvModule, levels: list[Tensor]) -> Tensor:
         """The convolution of ``layer(X)``, (B, D, H, W), from the levels (B, D, H_i, W_i)."""
         size = levels[0].shape[2:]
-        weight, bias = _as_linear(layer)
+        weight, bias = as_linear(layer)
         weights = weight.split(self.channels, 1)
         out = F.linear(as_tokens(levels[0]), weights[0], bias)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
@@ -186,17 +221,20 @@ class PaCaHead(BaseDecodeHead):
 
     def _cluster(self, mixed: Tensor, *levels: Tensor) -> tuple[Tensor, Tensor]:
         """The rest of the clustering: scores (B, num_classes, H, W), cluster tokens (B, L, nD)."""
-        scores = self.clustering[1](_norm_act(self.clustering[0], mixed))
+        scores = self.clustering[1](norm_act(self.clustering[0], mixed))
         return scores, self._pool(scores, levels)
 
     def _pool(self, scores: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """``softmax_N(scores) X``, the cluster tokens (B, L, nD), from the levels."""
         _batch, _, height, width = scores.shape
-        z = assign(as_tokens(scores).flatten(1, 2)).mT.unflatten(1, (height, width))  # B, H, W, L
+        z = assign(as_tokens(scores).flatten(1, 2)).transpose(1, 2)
+        z = z.unflatten(1, (height, width))  # B, H, W, L
         tokens = []
         for level in reversed(levels):  # the largest last: recomputing stops before it
             x = as_tokens(level).flatten(1, 2)
-            tokens.append(pool(self._resize_adjoint(z, level.shape[2:]).flatten(1, 2).mT, x))
+            tokens.append(
+                pool(self._resize_adjoint(z, level.shape[2:]).flatten(1, 2).transpose(1, 2), x)
+            )
         return torch.cat(tokens[::-1], -1)
 
     def _recomputed(self, layer: ConvModule, function: Callable, *args: Tensor) -> Any:
@@ -205,9 +243,7 @@ class PaCaHead(BaseDecodeHead):
         Args:
             layer: The one whose norm is part of the function.
         """
-        # Where no norm is applied, the activation overwrites what recomputing would start from.
-        norm = layer.with_norm and not _is_fixed_scale(layer)
-        if not (self.with_cp and norm and torch.is_grad_enabled()) or is_compiling():
+        if not (self.with_cp and torch.is_grad_enabled() and _pays_twice(layer)) or is_compiling():
             return function(*args)
         return cp.checkpoint(
             function,
@@ -217,20 +253,23 @@ class PaCaHead(BaseDecodeHead):
             context_fn=lambda: (nullcontext(), _StatisticsKept(layer.norm)),
         )
 
-    def _attend(self, levels: list[Tensor], clusters: Tensor) -> Tensor:
-        """The attention from every position to the cluster tokens (B, L, nD), (B, D, H, W).
+    def _attend(self, q: Tensor, clusters: Tensor) -> Tensor:
+        """Attention from the queries (B, H, W, D) to the cluster tokens (B, L, nD), (B, D, H, W).
 
-        The convolution of ``proj`` is in it, applied to the values.
+        ``proj`` is in it, its convolution applied to the values.
         """
-        q = as_tokens(_norm_act(self.q[0], self._mix(self.q[0], levels)))  # B, H, W, D
-        value = F.linear(self.v(clusters), *_as_linear(self.proj))
+        value = self.v(clusters)
+        split = is_pointwise(self.proj)
+        if split:
+            value = F.linear(value, *as_linear(self.proj))
         out = F.scaled_dot_product_attention(
             q.flatten(1, 2).unsqueeze(1),  # B, 1, N, D
             self.k(clusters).unsqueeze(1),  # B, 1, L, D
             value.unsqueeze(1),
             scale=1.0,
         )
-        return as_image(out.view_as(q))
+        image = as_image(out.view_as(q))
+        return norm_act(self.proj, image) if split else self.proj(image)
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """(B, D, H, W) -> logits (B, out_channels, H, W), with dropout of whole channels.
@@ -240,14 +279,21 @@ class PaCaHead(BaseDecodeHead):
         """
         if not self.training or self.dropout is None:
             return self.conv_seg(feat)
+        if not self._can_drop_weights():
+            return super().cls_seg(feat)
         kept = self.dropout(feat.new_ones(*feat.shape[:2], 1, 1)).flatten(1)  # B, D
         weight = self.conv_seg.weight.flatten(1) * kept.unsqueeze(1)  # B, out_channels, D
         tokens = as_tokens(feat)
         return as_image(
-            torch.baddbmm(self.conv_seg.bias, tokens.flatten(1, 2), weight.mT).unflatten(
-                1, tokens.shape[1:3]
-            )
+            torch.baddbmm(
+                self.conv_seg.bias, tokens.flatten(1, 2), weight.transpose(1, 2)
+            ).unflatten(1, tokens.shape[1:3])
         )
+
+    def _can_drop_weights(self) -> bool:
+        dropout, conv = self.dropout, self.conv_seg
+        ours = type(dropout) is nn.Dropout2d and calls_only_forward(dropout)
+        return ours and are_plain_layers(conv) and conv.bias is not None
 
     def _resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if x.shape[2:] == size:
@@ -259,7 +305,7 @@ class PaCaHead(BaseDecodeHead):
         batch, height, width, _ = z.shape
         if (height, width) == tuple(size):
             return z
-        with torch.autocast(z.device.type, enabled=False):  # see assign
+        with without_autocast(z):  # see assign
             rows = self._resize_matrix(size[0], z, height).expand(batch, -1, -1)  # B, h, H
             z = torch.bmm(rows, z.flatten(2)).unflatten(2, (width, -1)).flatten(0, 1)  # B*h, W, L
             columns = self._resize_matrix(size[1], z, width).expand(len(z), -1, -1)  # B*h, w, W
@@ -277,14 +323,14 @@ class _AsImage(nn.Module):
     """Tokens (B, L, C) -> (B, C, L, 1), the shape that every norm of a ``norm_cfg`` takes."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.mT.unsqueeze(-1).contiguous()
+        return tokens.transpose(1, 2).unsqueeze(-1).contiguous()
 
 
 class _AsTokens(nn.Module):
     """(B, C, L, 1) -> tokens (B, L, C), in the order that the fast kernels of attention ask for."""
 
     def forward(self, image: Tensor) -> Tensor:
-        return image.squeeze(-1).mT.contiguous()
+        return image.squeeze(-1).transpose(1, 2).contiguous()
 
 
 def _token_layer(
@@ -320,38 +366,19 @@ class _StatisticsKept:
             self.norm.momentum, self.norm.num_batches_tracked = self.was
 
 
-def _pointwise(layer: ConvModule, x: Tensor) -> Tensor:
-    """``layer(x)``, (B, C, H, W) -> (B, D, H, W), as a product of tokens."""
-    return _norm_act(layer, as_image(F.linear(as_tokens(x), *_as_linear(layer))))
+def _pays_twice(layer: ConvModule) -> bool:
+    """Whether a layer may run again in the backward pass, and saves memory if it does.
 
-
-def _as_linear(layer: ConvModule) -> tuple[Tensor, Tensor | None]:
-    """Weight (D, C) and bias of the 1x1 convolution, and of the norm where it is a fixed scale."""
-    weight, bias = layer.conv.weight.flatten(1), layer.conv.bias
-    if _is_fixed_scale(layer):
-        norm = layer.norm
-        scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-        shift = -norm.running_mean if bias is None else bias - norm.running_mean
-        weight = weight * scale.unsqueeze(1)
-        bias = shift * scale + (0 if norm.bias is None else norm.bias)
-    return weight, bias
-
-
-def _is_fixed_scale(layer: ConvModule) -> bool:
-    """Whether the norm is a BatchNorm that runs on its statistics."""
+    Where no norm is applied, the activation overwrites what recomputing would start from. A hook
+    fires once in a step, and only of torch's own BatchNorm is it known how to count a batch once.
+    """
+    norm = layer.norm if layer.with_norm and not is_fixed_scale(layer) else None
     return (
-        layer.with_norm
-        and isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)
-        and not layer.norm.training
-        and layer.norm.running_var is not None
+        norm is not None
+        and (is_batch_norm(norm) or not isinstance(norm, _BatchNorm))
+        and calls_only_forward(norm)
+        and (not layer.with_activation or calls_only_forward(layer.activate))
     )
-
-
-def _norm_act(layer: ConvModule, x: Tensor) -> Tensor:
-    """What a ``ConvModule`` does after its convolution, less what :func:`_as_linear` took over."""
-    if layer.with_norm and not _is_fixed_scale(layer):
-        x = layer.norm(x)
-    return layer.activate(x) if layer.with_activation else x
 
 
 def _check_arguments(

@@ -3,7 +3,7 @@
 It teaches by being trained along, not by distillation: the task's loss is its only loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -15,7 +15,18 @@ from ..common.tokens import as_image, as_tokens
 from .clustering import assign
 
 
-class MixerUnit(nn.Module):
+class _NormsFirst(nn.Module):
+    """A module whose ``named_children`` lists its convolutions last; all else keeps its order.
+
+    mmcv's ``fuse_conv_bn`` takes a BatchNorm to be applied to the convolution that is listed before
+    it. Here a GELU lies between the two, so that nothing may be fused.
+    """
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        return iter(sorted(super().named_children(), key=lambda c: isinstance(c[1], nn.Conv2d)))
+
+
+class MixerUnit(_NormsFirst):
     """ConvMixer's unit: depthwise 7x7 with a shortcut, then 1x1, each conv -> GELU -> BatchNorm."""
 
     def __init__(self, embed_dims: int) -> None:
@@ -31,7 +42,7 @@ class MixerUnit(nn.Module):
         return self.norm2(F.gelu(self.pwconv(x)))
 
 
-class BlurTransition(nn.Module):
+class BlurTransition(_NormsFirst):
     """A fixed binomial 3x3 blur, then a strided 3x3 convolution -> GELU -> BatchNorm.
 
     The blur is a constant, so it is no part of the state dict.
@@ -57,7 +68,7 @@ def binomial_blur(channels: int) -> Tensor:
     return (torch.outer(row, row) / 16).repeat(channels, 1, 1, 1)
 
 
-class Lateral(nn.Module):
+class Lateral(_NormsFirst):
     """1x1 convolution -> GELU -> BatchNorm, of the level above at this level's size."""
 
     def __init__(self, in_channels: int, embed_dims: int) -> None:
