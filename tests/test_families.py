@@ -39,7 +39,8 @@ def test_every_member_is_where_its_family_says():
 
 
 @pytest.mark.parametrize(
-    'part', ['checkpoint', 'zoo/metafiles.py', 'analysis', 'engine', 'registry.py', 'environment.py']
+    'part',
+    ['checkpoint', 'zoo/metafiles.py', 'analysis', 'engine', 'registry.py', 'environment.py'],
 )
 def test_the_machinery_names_no_model(part):
     """But for the configs without download and the benchmark's own goals, which are examples."""
