@@ -77,6 +77,7 @@ def check_environment() -> list[Check]:
         check_mm_packages,
         check_mmcv_ops,
         check_registry,
+        check_models,
         check_disk,
     ]
     checks: list[Check] = []
@@ -282,6 +283,29 @@ def check_registry() -> list[Check]:
             checks.append(Check(FAIL, name, _first_line(exception), cure))
         else:
             checks.append(Check(OK, name, 'resolves and builds'))
+    return checks
+
+
+def check_models() -> list[Check]:
+    """The toy backbone of every family computes."""
+    if any(_import_error(name) for name in ('mmengine', 'torch', 'paca_mm.models')):
+        return []  # said already
+    import torch
+
+    from .families import families, load_member
+
+    checks = []
+    for family in families().values():
+        if not (family.backbone and family.toy):
+            continue
+        try:
+            with torch.no_grad():
+                load_member(family.backbone)(**family.toy).eval()(torch.zeros(1, 3, 64, 64))
+        except Exception as exception:
+            cure = 'please report it with the output of doctor --json'
+            checks.append(Check(FAIL, family.backbone, _first_line(exception), cure))
+        else:
+            checks.append(Check(OK, family.backbone, 'computes features of a 64x64 image'))
     return checks
 
 

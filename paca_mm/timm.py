@@ -196,7 +196,7 @@ def _register(family: Family, cls: type[BackboneClassifier], row: str) -> Callab
 
 
 __all__ = ['BackboneClassifier']
-default_cfgs = {}
+default_cfgs: dict[str, Any] = {}
 for _family in families().values():
     if _family.backbone and _family.catalogue and 'cls' in _family.catalogue.kinds:
         # timm tells models apart by their class.

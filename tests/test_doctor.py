@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 from paca_mm import environment
+from paca_mm.families import families
 from paca_mm.paths import assets_root
 
 TOOLS = assets_root() / 'tools'
@@ -112,6 +113,20 @@ def test_table_is_aligned_and_ends_with_the_verdict():
         'warn  mmpretrain  missing  -> pip install it',
         'usable, with 1 warning',
     ]
+
+
+def test_every_backbone_computes_and_one_that_does_not_is_named(monkeypatch):
+    backbones = [f.backbone for f in families().values() if f.backbone and f.toy]
+    checks = environment.check_models()
+    assert [(check.name, check.status) for check in checks] == [(name, 'ok') for name in backbones]
+
+    def stop(*args):
+        raise RuntimeError('no kernel image is available')
+
+    monkeypatch.setattr('paca_mm.models.PaCaViT.forward', stop)
+    (check,) = (check for check in environment.check_models() if check.name == 'PaCaViT')
+    assert check.status == 'fail'
+    assert check.found == 'RuntimeError: no kernel image is available'
 
 
 def test_one_fault_of_torchvision_is_reported_once(monkeypatch):

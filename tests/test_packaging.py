@@ -1,8 +1,10 @@
-"""What a wheel of paca_mm holds and what it asks for."""
+"""What a wheel and a source archive of paca_mm hold, and what the wheel asks for."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -16,6 +18,7 @@ from paca_mm.paths import assets_root
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml')
 TREES = ('paca_mm', 'configs', 'tools')
+SOURCE_TREES = (*TREES, 'tests', 'dev', 'docs', 'requirements')
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +65,29 @@ def metadata(wheel):
     return Parser().parsestr(wheel.read(name).decode())
 
 
+@pytest.fixture(scope='module')
+def unpacked(tmp_path_factory):
+    """A source archive, made from a copy of the checkout and unpacked."""
+    if not (ROOT / 'setup.py').exists():
+        pytest.skip('not a checkout')
+    work = tmp_path_factory.mktemp('sdist')
+    copy = work / 'copy'
+    copy.mkdir()
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, copy)
+    for name in SOURCE_TREES:
+        ignore = shutil.ignore_patterns('__pycache__', '.mim')
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    code = f'from setuptools.build_meta import build_sdist; build_sdist({str(work)!r})'
+    run = subprocess.run([sys.executable, '-c', code], cwd=copy, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = work.glob('paca_mm-*.tar.gz')
+    with tarfile.open(path) as archive:
+        archive.extractall(work, filter='data')
+    return work / path.name.removesuffix('.tar.gz')
+
+
 def files_of(folder, pattern='*'):
     """Files below a folder of the checkout, as git would see them."""
     return {
@@ -82,6 +108,27 @@ def test_configs_and_tools_are_in_mim(wheel):
     assert {f'paca_mm/.mim/{name}' for name in expected} <= inside
     assert not [name for name in inside if '__pycache__' in name]
     assert 'paca_mm/.mim/configs/gone.py' not in inside  # of an earlier build
+
+
+@pytest.mark.parametrize('folder', SOURCE_TREES)
+def test_the_source_archive_is_complete(unpacked, folder):
+    there = {path.relative_to(unpacked).as_posix() for path in (unpacked / folder).rglob('*')}
+    assert files_of(folder) <= there
+
+
+@pytest.mark.slow
+def test_tests_of_the_source_archive_run(unpacked):
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+    for words in (['--collect-only'], ['tests/test_registry.py']):
+        run = subprocess.run(
+            [*command, *words],
+            cwd=unpacked,
+            env={**os.environ, 'PYTHONPATH': str(unpacked)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
 
 
 def test_type_checkers_see_the_annotations(wheel):

@@ -117,8 +117,9 @@ class KeyLayout:
             beside = state.get(
                 _renumbered(name[len(prefix) :], constant.key, constant.beside, prefix)
             )
-            wrong = constant.what and isinstance(beside, Tensor)
-            if wrong and not value.float().cpu().allclose(constant.value(beside).float().cpu()):
+            if not constant.what or not isinstance(beside, Tensor):
+                continue
+            if not value.float().cpu().allclose(constant.value(beside).float().cpu()):
                 raise UserError(f'{name} is not {constant.what}.')
         self._rename(state, prefix, to_ours=True)
 

@@ -78,7 +78,7 @@ def load_pretrained(
         raise UserError(
             "init_cfg=dict(type='Pretrained') needs checkpoint=<a .pth or .safetensors file, or URL>."
         )
-    layout: KeyLayout = model.layout
+    layout: KeyLayout = getattr(model, 'layout')  # noqa: B009
     state, wrapper = unwrap(read_checkpoint(path), path, layout.prefer)
     found = layout.find(state) if prefix is None else prefix
     if found is None or not any(key.startswith(found) for key in state):
@@ -122,8 +122,8 @@ def load_whole(
     Raises:
         UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
     """
-    parts = (module for module in model.modules() if hasattr(module, 'layout'))
-    prefer = next((part.layout.prefer for part in parts), ())
+    layouts = (part.layout for part in model.modules() if hasattr(part, 'layout'))
+    prefer = next((layout.prefer for layout in layouts), ())
     state, wrapper = unwrap(checkpoint, source, prefer)
     own = model.state_dict()
     layout, _ = find_layout(state) or (None, '')

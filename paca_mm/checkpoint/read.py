@@ -175,7 +175,8 @@ def _fill(part: Any, storage: Any) -> None:
     nbytes = storage.nbytes()
     if not nbytes:
         return
-    target = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+    array: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    target = memoryview(array)
     at = 0
     while at < nbytes:
         chunk = part.read(min(_CHUNK, nbytes - at))

@@ -291,9 +291,10 @@ _FRESH = {'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_DICT': dict, 'EMPTY_S
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
 
 
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise Damaged(f'{type(value).__name__} where {kind.__name__} belongs')
+def _expect(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        wanted = ' or '.join(kind.__name__ for kind in kinds)
+        raise Damaged(f'{type(value).__name__} where {wanted} belongs')
     return value
 
 
@@ -406,7 +407,7 @@ def _raw(kind: Callable[..., Any]) -> Callable[..., Any]:
     def make(machine: _Machine, content: Any = b'', encoding: Any = 'latin1', *rest: Any) -> Any:
         if isinstance(content, str):
             content = _encoded(machine, content, encoding)
-        machine.spend(len(_expect(content, (bytes, bytearray))))
+        machine.spend(len(_expect(content, bytes, bytearray)))
         return kind(content)
 
     return make

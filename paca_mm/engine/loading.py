@@ -61,7 +61,7 @@ def naming_files(loader: DataLoader) -> DataLoader:
 
 def _with_pipeline(dataset: Any) -> Iterable[Any]:
     """The datasets that read files, below their wrappers."""
-    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', ())
+    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
     if inner:
         for child in inner:
             yield from _with_pipeline(child)

@@ -51,7 +51,7 @@ class Predictor:
         # SyncBatchNorm refuses a CPU, and in evaluation it is BatchNorm anyway.
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
-        self.model = model.to(device or default_device()).eval()
+        self.model: Any = model.to(device or default_device()).eval()
         pipeline = _image_pipeline(cfg)
         self.loader = loader_of(pipeline)
         self.pipeline = Compose(pipeline)

@@ -138,6 +138,13 @@ def test_no_function_is_called(tmp_path, function, arguments, named):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize('kind', [bytes, bytearray])
+def test_bytes_are_made_of_bytes_alone(tmp_path, kind):
+    file = archive(tmp_path / 'a.pth', pickled({'x': Saved(kind, 3)}))
+    with pytest.raises(UserError, match='int where bytes or bytearray belongs'):
+        read_checkpoint(file)
+
+
 def test_a_forged_dtype_hands_out_no_object(tmp_path):
     """An object dtype that says "no references" would make NumPy read an address as an object."""
     victim = ['secret']

@@ -89,6 +89,7 @@ def make(name: str, setting: Setting) -> Contestant:
     own = [v for v in chosen if v == 'cp' or v not in VARIANTS]
 
     torch.manual_seed(0)
+    model: nn.Module
     step: Step
     row, extra = row_named(base), _extras().get(base)
     if own and not row and not extra:
@@ -110,7 +111,7 @@ def make(name: str, setting: Setting) -> Contestant:
     params = sum(p.numel() for p in model.parameters())
     macs = macs_of(model, step, setting) if step in (classify, on_maps) else None
     if 'channels_last' in chosen:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if 'blocks' in own and row:
         _own_contestants(row[0]).compile_blocks(model)
     run = step(model, setting, 'channels_last' in chosen, 'compile' in chosen)

@@ -111,7 +111,7 @@ class Detection(Task):
 
 def _num_classes(model: Any) -> int:
     """Of a two-stage detector's box head, or of the one head of a one-stage or DETR detector."""
-    head = model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
+    head: Any = model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head  # a cascade
     return head.num_classes
 

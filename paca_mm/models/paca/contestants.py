@@ -59,7 +59,7 @@ class HeadAlone(nn.Module):
             with_cp='cp' in variants,
             loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
         )
-        self.head = plain_head(head) if 'plain' in variants else head
+        self.head: Any = plain_head(head) if 'plain' in variants else head
         self.in_channels = head.in_channels
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor] | Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -76,7 +75,7 @@ def _block(
     return x + block.drop_path(mlp.fc2(F.gelu(_to_tokens(h)))), z
 
 
-def _scores(network: nn.Module, patches: Tensor, size: Sequence[int]) -> Tensor:
+def _scores(network: Any, patches: Tensor, size: Sequence[int]) -> Tensor:
     if not isinstance(network, ConvClustering):
         hidden = F.gelu(network.fc(patches)) if hasattr(network, 'fc') else patches
         return network.to_clusters(hidden).transpose(1, 2)
@@ -90,7 +89,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     return (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def plain_head(head: nn.Module) -> nn.Module:
+def plain_head(head: Any) -> Any:
     """Make a ``PaCaHead`` compute in the plain reading; returns it."""
 
     def forward(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
