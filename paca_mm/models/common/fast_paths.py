@@ -32,10 +32,10 @@ _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_
 _has_hook_tables = all(hasattr(nn.Module(), name) for name in _HOOKS)
 _global_hooks = [_lookup(nn.modules.module, f'_global{name}') for name in _HOOKS]
 _is_compiling: Callable[[], bool] | None = _lookup(torch.compiler, 'is_compiling') or _lookup(
-    torch._utils, 'is_compiling'
+    getattr(torch, '_utils', None), 'is_compiling'
 )  # the second is torch 2.1's
 _is_exporting: Callable[[], bool] | None = _lookup(torch.compiler, 'is_exporting')
-_is_transforming: Callable[[], bool] | None = _lookup(torch._C, '_are_functorch_transforms_active')
+_is_transforming: Callable[[], bool] | None = _lookup(getattr(torch, '_C', None), '_are_functorch_transforms_active')
 
 #: torch.compile of torch 2.1 can look neither into ``__dict__`` nor at the hooks of all modules.
 _compiles_lookups = hasattr(torch.compiler, 'is_compiling')
