@@ -94,6 +94,8 @@ def fault_of(path: str, decode: bool = False, loader: str | None = 'cv2') -> str
         loader: What the image is going to be decoded with (see :func:`loader_of`). Of any but
             OpenCV and Pillow, only that the file is there and not empty is known.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        return 'is no regular file'  # opening a pipe would wait for a writer, for ever
     try:
         with open(path, 'rb') as f:
             head = f.read(12)

@@ -137,7 +137,12 @@ def test_what_is_no_image_is_named(tmp_path, content, fault):
         file.write_bytes(content)
     assert fault_of(str(file)) == fault
     assert broken_images([str(file)]) == [f'{file} {fault}']
-    assert 'cannot be opened' in fault_of(str(tmp_path))
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.png')
+    assert fault_of(str(tmp_path)) == 'is no regular file'
+    assert fault_of(str(tmp_path / 'pipe.png')) == 'is no regular file'  # and nobody waits
 
 
 def test_large_images_are_accepted_and_looked_at(tmp_path, monkeypatch):
