@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..tables import columns
 from .clock import Spread
 from .race import Progress, race, silent
-from .report import columns
 from .steps import Setting
 
 #: The setting of every goal that says nothing else.
