@@ -57,7 +57,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Cost:
         model: Any model.
         run: Calls it, without gradients.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
     macs: dict[nn.Module, int] = {}
 
     def total() -> int:
@@ -118,4 +118,5 @@ def _attention_ops() -> dict[Any, Callable[..., int]]:
     return {op: _attention_flops for op in ops if op is not None}
 
 
-_ATTENTION = _attention_ops()
+#: For torch's counter.
+ATTENTION = _attention_ops()
