@@ -10,7 +10,7 @@ benchmark.py head head+plain --size 512 1024x2048 --mode infer train --batch 1
 """
 
 import argparse
-import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from paca_mm.cli import command
@@ -69,8 +69,8 @@ def main(argv=None):
     elif args.quick:
         from paca_mm.analysis.speed import goals
 
-        found = goals.measure(args.rounds or 9, args.threads, progress)
-        progress('')
+        with progress_line() as progress:
+            found = goals.measure(args.rounds or 9, args.threads, progress)
         print(goals.table(found))
         print(f'\n{conditions}\nbatch 4 at 224x224, fp32, eager, where nothing else is said')
     elif args.profile:
@@ -93,10 +93,10 @@ def compare(args, conditions):
     if baseline not in names:
         raise UserError(f'--baseline {baseline!r} is not among the models: {", ".join(names)}.')
     rows = []
-    for setting in settings(args):
-        found = race(names, setting, args.rounds or 10, args.threads, progress)
-        rows += found.rows(baseline)
-    progress('')
+    with progress_line() as progress:
+        for setting in settings(args):
+            found = race(names, setting, args.rounds or 10, args.threads, progress)
+            rows += found.rows(baseline)
     print(report.table(rows))
     print(f'\n{conditions}\nratios: how many times as fast as {baseline}, round against round')
     if args.out:
@@ -135,10 +135,16 @@ def size_of(text):
     return int(sides[0]), int(sides[-1])
 
 
-def progress(text):
-    """One line that is written over, where somebody watches."""
-    if sys.stderr.isatty():
-        print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
+@contextmanager
+def progress_line():
+    """A function that shows a text in one line, which is written over; only where somebody watches."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    # Drawn when there is news and by no thread of its own, which would take time from what is timed.
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        yield lambda text: live.update(Text(text, no_wrap=True, overflow='ellipsis'), refresh=True)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .tables import columns
+
 
 @dataclass
 class Cost:
@@ -26,15 +28,13 @@ class Cost:
 
     def table(self, depth: int = 2, name: str = 'model') -> str:
         """Module, parameters and MACs down to a depth, a line each."""
-        rows = list(self._rows(name, depth))
-        width = max(len(label) for label, _ in rows)
-        lines = [f'{"module":<{width}}  {"params (M)":>11}  {"MACs (G)":>10}  {"share":>6}']
-        for label, cost in rows:
+        lines = [['module', 'params (M)', 'MACs (G)', 'share']]
+        for label, cost in self._rows(name, depth):
             share = cost.macs / max(self.macs, 1)
             lines.append(
-                f'{label:<{width}}  {cost.params / 1e6:>11.3f}  {cost.macs / 1e9:>10.3f}  {share:>6.1%}'
+                [label, f'{cost.params / 1e6:.3f}', f'{cost.macs / 1e9:.3f}', f'{share:.1%}']
             )
-        return '\n'.join(lines)
+        return columns(lines)
 
     def _rows(self, name: str, depth: int, indent: str = ''):
         yield indent + name, self
@@ -48,14 +48,16 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Cost:
     """Count the multiply-accumulates of ``run(model)``.
 
     Convolutions, linear layers, matrix products and both products of the attention count; norms,
-    activations, resizing and pooling windows do not. What is counted is what is executed: a form of
-    a layer that saves products costs less here than the layer's textbook form.
+    activations, resizing and pooling windows do not. What is counted is what is executed, layer by
+    layer: every ``forward`` is replaced while it counts, so a fast form that passes its layers by
+    (:mod:`paca_mm.models.common.fast_paths`) gives way and the layers are called one by one. That
+    takes the same products, only in other pieces.
 
     Args:
         model: Any model.
         run: Calls it, without gradients.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
     macs: dict[nn.Module, int] = {}
 
     def total() -> int:
@@ -116,4 +118,5 @@ def _attention_ops() -> dict[Any, Callable[..., int]]:
     return {op: _attention_flops for op in ops if op is not None}
 
 
-_ATTENTION = _attention_ops()
+#: For torch's counter.
+ATTENTION = _attention_ops()

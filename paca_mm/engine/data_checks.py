@@ -73,7 +73,9 @@ def heads_of(cfg: Config) -> list[Head]:
             if isinstance(child, (dict, list, tuple)):
                 yield from below(child, f'{place}.{name}'.lstrip('.'))
 
-    return list(below(cfg.get('model') or {}, ''))
+    # A data preprocessor counts classes as well; a head explains a mistake better.
+    found = below(cfg.get('model') or {}, '')
+    return sorted(found, key=lambda head: head.place.startswith('data_preprocessor'))
 
 
 def check_num_classes(cfg: Config, classes: Sequence[str], place: str) -> None:

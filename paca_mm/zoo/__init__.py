@@ -24,7 +24,7 @@ from paca_mm.models.paca.rows import (
 )
 from paca_mm.paths import assets_root
 
-from .metafiles import folder_of, metafiles, read_metafile
+from . import metafiles
 
 __all__ = [
     'ADE_CLUSTERS',
@@ -47,6 +47,7 @@ def register() -> None:
     from mmpretrain.apis import ModelHub
 
     root = assets_root()
-    for name in metafiles('cls'):
-        if not ModelHub.has(read_metafile(name)[0].name):
-            ModelHub.register_model_index(folder_of(name) / 'metafile.yml', config_prefix=root)
+    for name in metafiles.metafiles('cls'):
+        if not ModelHub.has(metafiles.read_metafile(name)[0].name):
+            file = metafiles.folder_of(name) / 'metafile.yml'
+            ModelHub.register_model_index(file, config_prefix=root)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import closed_form
 from helpers.rows import MINI, MINI_TEACHER, ROWS
 from helpers.tool import run
+from paca_mm.analysis import flops
 from paca_mm.analysis.flops import count
 from paca_mm.models import PaCaViT
 
@@ -44,6 +46,23 @@ def test_the_cost_of_the_clustered_stages_grows_with_the_patches():
 
     # k and v of the clusters do not grow at all, so the ratio stays a little below 4.
     assert 3.9 < stages(256) / stages(128) <= 4
+
+
+def test_a_fast_form_takes_the_products_that_are_counted():
+    """Counting lets the fast forms give way; what they would have taken is the same."""
+    model = PaCaViT(arch=MINI, num_clusters=(7, 5, 3, 2)).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=flops.ATTENTION) as counter:
+        model(image)
+    assert counter.get_total_flops() // 2 == backbone_macs(model, 64, 64)
+
+
+def test_the_table_is_whole_and_plain():
+    cost = flops.Cost(2 * 10**9, 10**6, {'[odd]' + 100 * 'x': flops.Cost(10**9, 0)})
+    lines = cost.table().splitlines()
+    assert lines[-1].split() == ['[odd]' + 100 * 'x', '0.000', '1.000', '50.0%']
+    assert set(lines[1]) == {'-'}
+    assert all(line.isascii() and line.isprintable() for line in lines)
 
 
 def test_the_tool_counts_a_detector(capsys):

@@ -1,6 +1,10 @@
 """The benchmark: what it prints, what it refuses, and one step of everything that it can run."""
 
 import csv
+import os
+import re
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,30 +55,42 @@ def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
 
 
 def test_one_round_of_the_goals(monkeypatch):
-    monkeypatch.setattr(goals, 'SETTING', SMALL)
     monkeypatch.setattr(goals, 'INFERENCE', [('paca_small', 'paca_small+plain', 1.8, 2.5)])
-    entries = goals._entries()
-    assert entries['stages 1024'][1].height == 1024
-    assert entries['head'][1].width == 512
-    entries['compiled'] = entries['paca_small']  # compiling takes a minute
-    for name in ('stages 512', 'stages 1024', 'head', 'head+plain'):
-        entries[name] = (entries[name][0], SMALL)
-    monkeypatch.setattr(goals, '_entries', lambda: entries)
-    found = goals.measure(1, 1)
+    plan = goals.entries()
+    assert plan['stages 1024'][1].height == 1024
+    assert plan['head'][1].width == plan['train 512'][1].width == 512
+    small = {
+        called: (
+            name.replace('+blocks', ''),
+            replace(SMALL, mode=setting.mode),
+        )  # compiling takes long
+        for called, (name, setting) in plan.items()
+    }
+    found = goals.measure(1, 1, plan=small)
     assert all(g.measured is None or g.measured.median > 0 for g in found)
+    for g in found:
+        if g.measured and 'plain' in g.text and not g.less:
+            assert g.limit > 0
     table = goals.table(found)
-    for text in ('plain', 'matrix product', 'peak memory', 'stages 1 to 3', 'PaCa head', 'bf16'):
+    for text in ('plain', 'matrix product', 'peak memory', 'stages 1 to 3', 'PaCa head', 'bf16',
+                 'out of reach of this machine: ', 'instructions that torch uses here: '):  # fmt: skip
         assert text in table
 
 
 @pytest.mark.parametrize(
-    ('median', 'less', 'verdict'),
-    [(1.4, False, 'below the floor'), (1.5, False, 'floor'), (2.0, False, 'aim'),
-     (0.6, True, 'floor'), (0.5, True, 'aim'), (0.7, True, 'below the floor')],
+    ('median', 'limit', 'less', 'verdict'),
+    [(1.4, None, False, 'not met'), (1.4, 1.6, False, 'not met'),
+     (1.4, 1.45, False, 'not met, out of reach of this machine'), (1.5, 1.6, False, 'met'),
+     (2.0, None, False, 'stretch target met'), (0.6, None, True, 'met'),
+     (0.5, None, True, 'stretch target met'), (0.7, None, True, 'not met')],
 )  # fmt: skip
-def test_a_goal_says_what_was_reached(median, less, verdict):
-    floor, aim = (0.65, 0.5) if less else (1.5, 2.0)
-    assert goals.Goal('', Spread(median, median, median), floor, aim, less).verdict == verdict
+def test_a_goal_says_what_was_reached_and_could_be(median, limit, less, verdict):
+    bars = (0.65, 0.5) if less else (1.5, 2.0)
+    goal = goals.Goal('this', Spread(median, median, median), *bars, limit, less)
+    assert goal.verdict == verdict
+    where = 'out of reach of this machine' if 'out of' in verdict else 'though the limit allows it'
+    if 'not met' in verdict:
+        assert f'{where}: this.' in goals.table([goal])
 
 
 def test_a_run_ends_when_its_time_is_up(capfd):
@@ -84,11 +100,14 @@ def test_a_run_ends_when_its_time_is_up(capfd):
 
 
 def test_peak_memory_is_measured():
-    worker._start_libraries()
-    torch.ones(24 * 2**20, dtype=torch.uint8)  # what was freed before does not spare a step any
-    before = worker._forget_peak()
-    torch.ones(64 * 2**20, dtype=torch.uint8)
-    assert 60 < (worker._peak() - before) / worker.MIB < 100
+    small, large = (
+        worker.peak_of(lambda mib=mib: torch.ones(mib * 2**20, dtype=torch.uint8))
+        for mib in (64, 320)
+    )
+    if large is None:
+        pytest.skip('this system does not tell')
+    # Between allocators and machines a call costs some MiB more or less; a quarter GiB is a quarter GiB.
+    assert large - small == pytest.approx(256, rel=0.25)
 
 
 @pytest.mark.parametrize('mode', ['infer', 'train'])
@@ -114,10 +133,9 @@ def test_the_profile_adds_up(mode, capfd):
     out, err = capfd.readouterr()
     assert 'Traceback' not in err
     lines = out.splitlines()
-    figures = {line[:24].strip(): line[24:].split() for line in lines[2:] if line[:1].isalpha()}
-    ms = [
-        float(figures[kind][0]) for kind in figures if kind not in ('total', lines[-1][:24].strip())
-    ]
+    cells = [re.split(r'\s{2,}', line) for line in lines[2:]]  # below the heads and their rule
+    figures = {kind: rest for kind, *rest in cells if len(rest) == 3}
+    ms = [float(figures[kind][0]) for kind in figures if kind != 'total']
     assert sum(ms) == pytest.approx(float(figures['total'][0]), abs=0.1 * len(ms))
     for kind in ('matrix products', 'attention', 'GELU', 'norms', 'depthwise convolutions'):
         assert float(figures[kind][0]) > 0
@@ -130,15 +148,21 @@ def test_a_step_of_a_whole_model(host, backbone, mode):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
     contestant = make(f'{host}/{backbone}', Setting(mode, 2, 64, 96))
-    contestant.run()
-    if mode == 'train':
+    result = contestant.run()
+    if mode == 'infer':
+        predicted = 'pred_instances' if host == 'mask_rcnn' else 'pred_sem_seg'
+        assert [predicted in sample for sample in result] == [True, True]
+    else:
         grads = [p.grad for p in contestant.model.backbone.parameters() if p.requires_grad]
         assert sum(g is not None and bool(g.any()) for g in grads) > len(grads) / 2
 
 
 def test_a_step_of_a_config():
     pytest.importorskip('mmseg')
-    make('configs/seg/paca_head_paca_shapes.py', Setting('train', 2, 64, 64)).run()
+    contestant = make('configs/seg/paca_head_paca_shapes.py', Setting('train', 2, 64, 64))
+    contestant.run()
+    assert all(p.grad.isfinite().all() for p in contestant.model.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.any() for p in contestant.model.backbone.parameters())
 
 
 def test_peers_come_from_either_library(monkeypatch):
@@ -194,20 +218,39 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_process_that_dies_is_named():
-    runner = worker.Away('paca_tiny', SMALL, 1)
-    runner.wait()
-    runner.process.kill()
-    runner.process.join()
-    with pytest.raises(
-        UserError, match='the process of paca_tiny died, exit code -9: memory ran out'
-    ):
-        runner.step()
-    runner.close()
+    died = 'the process of paca_tiny died, exit code -9: memory ran out; choose fewer models'
+    with pytest.raises(UserError, match=died):
+        worker.alone(_be_killed, 'paca_tiny')
+    process = worker.OwnProcess('paca_tiny')
+    assert process.result(process.submit(divmod, 7, 2)) == (3, 1)
+    process.process.kill()
+    with pytest.raises(UserError, match=died):
+        process.result(process.submit(divmod, 7, 2))
+    process.close()
+    assert not process.process.is_alive()
+
+
+def _be_killed(name):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_memory_that_runs_out_is_a_message():
+    with pytest.raises(UserError, match=r'1000: memory ran out; .* --size'):
+        worker.alone(_take_more_than_there_is, 1000)
+
+
+def _take_more_than_there_is(terabytes):
+    return torch.empty(terabytes * 10**12, dtype=torch.uint8).sum()
 
 
 def test_a_bug_in_a_process_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match='ZeroDivisionError'):
-        worker.alone(divmod, 1, 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        worker.alone(_divide, 1, 0)
+    assert 'in _divide' in str(raised.value.__cause__)
+
+
+def _divide(a, b):
+    return a / b
 
 
 def test_the_list_names_models_and_variants(capsys):

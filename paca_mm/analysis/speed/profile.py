@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from ..tables import columns
 from .clock import Spread, matmul, need, seconds_of
 from .contestants import make
-from .report import columns
 from .steps import Setting
 from .worker import alone
 

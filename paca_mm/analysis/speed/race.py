@@ -11,7 +11,7 @@ from .contestants import Facts
 from .peers import PEERS
 from .report import Row
 from .steps import Setting
-from .worker import Away
+from .worker import RunnerProcess
 
 Progress = Callable[[str], None]
 
@@ -107,12 +107,12 @@ def race(
     if not isinstance(entries, dict):
         entries = {name: (name, setting) for name in entries}
     start = time.monotonic()
-    runners: dict[str, Away] = {}
+    runners: dict[str, RunnerProcess] = {}
     seconds: dict[str, list[float]] = {}
     try:
         for called, (name, own) in entries.items():
             progress(f'building {called}')
-            runners[called] = Away(name, own, threads)
+            runners[called] = RunnerProcess(name, own, threads)
         for called, runner in runners.items():
             progress(f'first step of {called}')
             runner.wait()
@@ -120,7 +120,7 @@ def race(
         peaks = {called: runner.peak for called, runner in runners.items()}
         for dtype in dict.fromkeys(f.setting.dtype for f in facts.values()):
             called = f'{MATMUL} {dtype}'
-            runners[called] = Away(MATMUL, replace(setting, dtype=dtype), threads)
+            runners[called] = RunnerProcess(MATMUL, replace(setting, dtype=dtype), threads)
             runners[called].wait()
         ready = time.monotonic()
         for i in range(rounds):
@@ -132,7 +132,7 @@ def race(
                 seconds.setdefault(called, []).append(runner.step())
     finally:
         for runner in runners.values():
-            runner.hang_up()
+            runner.stop()
         for runner in runners.values():
             runner.close()
     rates = {}

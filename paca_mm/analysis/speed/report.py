@@ -16,6 +16,7 @@ import torch
 
 from paca_mm.errors import UserError
 
+from ..tables import columns
 from .clock import need
 
 
@@ -129,20 +130,6 @@ def table(rows: Sequence[Row]) -> str:
         for r in sorted(rows, key=lambda r: (r.mode, r.height * r.width, r.ms))
     )
     return columns(lines)
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, the others to the right, a rule under the heads."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-
-    def text(line: Sequence[str]) -> str:
-        cells = [
-            f'{c:<{w}}' if i == 0 else f'{c:>{w}}'
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        return '  '.join(cells).rstrip()
-
-    return '\n'.join([text(lines[0]), '-' * len(text(lines[0])), *map(text, lines[1:])])
 
 
 def _or_dash(value: float | None, spec: str) -> str:

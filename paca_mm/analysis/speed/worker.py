@@ -6,10 +6,12 @@ few thousand page faults, which can be a third of its time.
 
 import ctypes
 import multiprocessing
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,13 @@ from .steps import Setting
 MIB = 2**20
 
 
-class Here:
-    """A contestant in this process.
+class Runner:
+    """A contestant in this process, built and warm.
 
     Attributes:
         facts: What is known of it.
         peak: MiB that a step takes beyond the weights; None where the system does not tell.
     """
-
-    facts: Facts
-    peak: float | None
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -55,115 +54,128 @@ class Here:
         _start_libraries()
         if self.facts.compiled:  # the compiler's memory is not the model's
             self.run()
-        before_bytes = _forget_peak()
-        self.run()
-        peak = _peak()
-        return None if before_bytes is None or peak is None else (peak - before_bytes) / MIB
+        return peak_of(self.run)
 
     def step(self) -> float:
         """Seconds of one step."""
         return seconds_of(self.run, self.device)
 
 
-class Away:
-    """The same in a process of its own, which gets ready while others do."""
+class RunnerProcess:
+    """A :class:`Runner` in a process of its own, which gets ready while others do."""
 
     facts: Facts
     peak: float | None
 
     def __init__(self, name: str, setting: Setting, threads: int) -> None:
-        self.name = name
-        self.process, self.connection = _start(_serve, name, setting, threads)
+        self._process = OwnProcess(name)
+        self._ready = self._process.submit(_prepare, name, setting, threads)
 
     def wait(self) -> None:
         """Until it is built and has made its first step."""
-        self.facts, self.peak = self._answer()
+        self.facts, self.peak = self._process.result(self._ready)
 
     def step(self) -> float:
         """Seconds of one step."""
-        return self._answer('step')
+        return self._process.result(self._process.submit(_step))
 
-    def _answer(self, order: str | None = None) -> Any:
-        return _answer(self.name, self.process, self.connection, order)
-
-    def hang_up(self) -> None:
+    def stop(self) -> None:
         """Tell the process that nothing more will come, on which it ends."""
-        self.connection.close()
+        self._process.stop()
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        self.hang_up()
-        self.process.join(3)
-        self.process.kill()
+        self._process.close()
+
+
+class OwnProcess:
+    """One process, which calls functions one after the other.
+
+    Attributes:
+        name: What messages call it.
+        process: The process itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['torch', 'paca_mm.analysis.speed.preload'])
+        self._pool = ProcessPoolExecutor(1, context, initializer=_leave_interrupts_to_the_parent)
+        others = set(multiprocessing.active_children())
+        self._pool.submit(int)  # starts it
+        (self.process,) = set(multiprocessing.active_children()) - others
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> 'Future[Any]':
+        """Let it call ``function(*args)``."""
+        try:
+            return self._pool.submit(function, *args)
+        except BrokenProcessPool:
+            raise self._death() from None
+
+    def result(self, future: 'Future[Any]') -> Any:
+        """What the function returned.
+
+        Raises:
+            UserError: The process died, or memory ran out.
+            Exception: Whatever else the function raised; its traceback is the cause.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise self._death() from None
+        except Exception as e:
+            if isinstance(
+                e, (MemoryError, torch.cuda.OutOfMemoryError)
+            ) or 'allocate memory' in str(e):
+                raise UserError(f'{self.name}: memory ran out; {_SMALLER}.') from None
+            raise
+
+    def _death(self) -> UserError:
+        self._pool.shutdown()  # the pool's thread reads the exit code, which can be read once only
+        code = self.process.exitcode
+        cause = f': memory ran out; {_SMALLER}' * (code == -signal.SIGKILL)
+        return UserError(f'the process of {self.name} died, exit code {code}{cause}.')
+
+    def stop(self) -> None:
+        """Let it end when it has done what it is doing."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """End it; what it is doing gets three seconds."""
+        self.stop()
+        if not wait([self.process.sentinel], 3):
+            self.process.kill()
+        self._pool.shutdown()
+
+
+_SMALLER = 'choose fewer models, a smaller --batch or --size'
 
 
 def alone(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)`` in a process of its own."""
-    process, connection = _start(_call, function, *args)
+    """``function(*args)`` in a process of its own, which messages call by the first argument."""
+    process = OwnProcess(str(args[0]))
     try:
-        return _answer(str(args[0]), process, connection)
+        return process.result(process.submit(function, *args))
     finally:
-        connection.close()
-        process.join(3)
-        process.kill()
+        process.close()
 
 
-def _answer(name: str, process: Any, connection: Connection, order: str | None = None) -> Any:
-    """What a process sends, upon an order if there is one; what it reports as an error is raised."""
-    try:
-        if order:
-            connection.send(order)
-        answer = connection.recv()
-    except (EOFError, OSError):
-        process.join()
-        code = process.exitcode
-        cause = ': memory ran out; choose fewer models, a smaller --batch or --size' * (code == -9)
-        raise UserError(f'the process of {name} died, exit code {code}{cause}.') from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+#: The runner of a process that has one.
+_runner: list[Runner] = []
 
 
-def _start(function: Callable[..., None], *args: Any) -> tuple[Any, Connection]:
-    """Start ``function(connection, *args)``; the process and the other end of its connection."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torch', 'paca_mm.analysis.speed.preload'])
-    connection, other = context.Pipe()
-    process = context.Process(target=function, args=(other, *args))
-    process.start()
-    other.close()
-    return process, connection
+def _prepare(name: str, setting: Setting, threads: int) -> tuple[Facts, float | None]:
+    _runner[:] = [Runner(name, setting, threads)]
+    return _runner[0].facts, _runner[0].peak
 
 
-def _serve(connection: Connection, name: str, setting: Setting, threads: int) -> None:
-    with _reported(connection):
-        here = Here(name, setting, threads)
-        connection.send((here.facts, here.peak))
-        while connection.recv():
-            connection.send(here.step())
+def _step() -> float:
+    return _runner[0].step()
 
 
-def _call(connection: Connection, function: Callable[..., Any], *args: Any) -> None:
-    with _reported(connection):
-        connection.send(function(*args))
-
-
-@contextmanager
-def _reported(connection: Connection) -> Iterator[None]:
-    """What goes wrong is sent; nothing is said when nobody listens any more."""
-    try:
-        yield
-        return
-    except (EOFError, OSError, KeyboardInterrupt):
-        return
-    except UserError as e:
-        answer: Exception = e
-    except Exception as e:
-        answer = RuntimeError(traceback.format_exc())
-        if isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError)) or 'allocate memory' in str(e):
-            answer = UserError('memory ran out: choose fewer models, a smaller --batch or --size.')
-    with suppress(OSError):
-        connection.send(answer)
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; one of them is to speak."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _made(name: str, setting: Setting) -> tuple[Callable[[], Any], Facts]:
@@ -182,19 +194,18 @@ def _start_libraries() -> None:
     (y @ y.mT).softmax(-1).sum().backward()
 
 
-def _forget_peak() -> float | None:
-    """Start the record anew; bytes that are resident now, without those that were freed."""
-    with suppress(OSError, AttributeError):  # glibc has it
+def peak_of(run: Callable[[], Any]) -> float | None:
+    """MiB that a call takes beyond what is resident before; None where the system does not tell."""
+    with suppress(OSError, AttributeError):  # glibc has it; what was freed before would be reused
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path('/proc/self/clear_refs').write_text('5')
+        Path('/proc/self/clear_refs').write_text('5')  # the record of the peak starts again
     except OSError:
         return None
-    return _status('VmRSS')
-
-
-def _peak() -> float | None:
-    return _status('VmHWM')
+    before = _status('VmRSS')
+    run()
+    peak = _status('VmHWM')
+    return None if before is None or peak is None else (peak - before) / MIB
 
 
 def _status(key: str) -> float | None:

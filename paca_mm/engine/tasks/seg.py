@@ -47,6 +47,7 @@ class Segmentation(Task):
         classes = classes_of(dataset)
         if classes is not None:
             check_num_classes(cfg, classes, place)
+        num_classes = _tell_classes(cfg, dataset, classes)
         made = _made(dataset, place, classes)
         if made is None:  # a path of the user's own, from files to classes
             check_images(images_in(images), dataset, place)
@@ -59,7 +60,13 @@ class Segmentation(Task):
                 f'seg_map_suffix, {made.seg_map_suffix!r} now, for the masks).'
             )
         check_images([file['img_path'] for file in files], dataset, place)
-        _check_labels(cfg, dataset, made, files, classes, place)
+        if num_classes:
+            check_masks(
+                [(f['img_path'], f['seg_map_path']) for f in files if f.get('seg_map_path')],
+                Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
+                data_checks.SAMPLE_MASKS,
+                every_class=place.startswith('train'),
+            )
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, interval=1)
@@ -101,28 +108,17 @@ def _made(dataset: dict, place: str, classes: Sequence[str] | None) -> Any | Non
         ) from e
 
 
-def _check_labels(
-    cfg: Config,
-    dataset: dict,
-    made: Any,
-    files: Sequence[Mapping[str, Any]],
-    classes: Sequence[str] | None,
-    place: str,
-) -> None:
-    """The masks against the classes; tells ``paca_mm.CheckLabels`` how many there are."""
-    num_classes = (
-        len(classes) if classes else max((head.num_classes for head in heads_of(cfg)), default=0)
-    )
+def _tell_classes(cfg: Config, dataset: dict, classes: Sequence[str] | None) -> int:
+    """How many classes the masks have, which ``paca_mm.CheckLabels`` is told too.
+
+    0 if that is not known, or the pipeline has a path of the user's own from files to classes.
+    """
     steps = list(dataset.get('pipeline') or [])
-    loads = any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps)
-    if not num_classes or not loads:
-        return  # a path of the user's own, from files to classes
+    if not any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps):
+        return 0
+    most = max((head.num_classes for head in heads_of(cfg)), default=0)
+    num_classes = len(classes) if classes else most
     for step in steps:
-        if step['type'] == 'paca_mm.CheckLabels':
+        if num_classes and step['type'] == 'paca_mm.CheckLabels':
             step.setdefault('num_classes', num_classes)
-    check_masks(
-        [(file['img_path'], file['seg_map_path']) for file in files if file.get('seg_map_path')],
-        Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
-        data_checks.SAMPLE_MASKS,
-        every_class=place.startswith('train'),
-    )
+    return num_classes

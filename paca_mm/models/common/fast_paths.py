@@ -35,7 +35,9 @@ _is_compiling: Callable[[], bool] | None = _lookup(torch.compiler, 'is_compiling
     getattr(torch, '_utils', None), 'is_compiling'
 )  # the second is torch 2.1's
 _is_exporting: Callable[[], bool] | None = _lookup(torch.compiler, 'is_exporting')
-_is_transforming: Callable[[], bool] | None = _lookup(getattr(torch, '_C', None), '_are_functorch_transforms_active')
+_is_transforming: Callable[[], bool] | None = _lookup(
+    getattr(torch, '_C', None), '_are_functorch_transforms_active'
+)
 
 #: torch.compile of torch 2.1 can look neither into ``__dict__`` nor at the hooks of all modules.
 _compiles_lookups = hasattr(torch.compiler, 'is_compiling')
