@@ -122,8 +122,8 @@ def load_whole(
     Raises:
         UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
     """
-    layouts = (part.layout for part in model.modules() if hasattr(part, 'layout'))
-    prefer = next((layout.prefer for layout in layouts), ())
+    layouts: Any = (getattr(part, 'layout', None) for part in model.modules())
+    prefer = next((layout.prefer for layout in layouts if layout), ())
     state, wrapper = unwrap(checkpoint, source, prefer)
     own = model.state_dict()
     layout, _ = find_layout(state) or (None, '')
