@@ -56,9 +56,9 @@ def add_to(network: ConvFFN, out: Tensor, x: Tensor) -> None:
     """``out += network(x)`` in place (``out`` is contiguous), where :func:`can_run` says so and no
     gradient is wanted.
     """
-    *others, bias = _parameters(network)
-    out += bias
-    _add(out, x, *others)
+    parameters = _parameters(network)
+    out += parameters[-1]
+    _add(out, x, parameters)
 
 
 def with_shortcut(kernel: Tensor) -> Tensor:
@@ -110,16 +110,14 @@ def _hidden(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
 
 
 def _add(
-    out: Tensor,
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-    w2: Tensor,
-    kept: list[Tensor] | None = None,
+    out: Tensor, x: Tensor, parameters: Sequence[Tensor], kept: list[Tensor] | None = None
 ) -> None:
-    """``out += fc2(hidden(x))`` but for the bias of fc2; appends to ``kept`` each piece twice."""
+    """``out += network(x)`` but for the bias of fc2.
+
+    Args:
+        kept: Where to put the hidden map of each piece, before and after the depthwise convolution.
+    """
+    w1, b1, kernel, bias, w2, _ = parameters
     kernel = with_shortcut(kernel)
     images, parts = cut(x, len(w1))
     for sum_, some in zip(out.split(images), x.split(images), strict=True):
@@ -139,11 +137,10 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        *others, b2 = parameters
         hidden = len(parameters[0]) * x.shape[1] * x.shape[2] * x.element_size()
         kept: list[Tensor] | None = [] if hidden <= KEPT_BYTES else None
-        out = b2.expand_as(x).clone(memory_format=torch.contiguous_format)
-        _add(out, x, *others, kept=kept)
+        out = parameters[-1].expand_as(x).clone(memory_format=torch.contiguous_format)
+        _add(out, x, parameters, kept)
         ctx.save_for_backward(x, *parameters, *(kept or ()))
         return out
 
