@@ -12,6 +12,8 @@ else
 VENV ?= .venv
 endif
 BIN := $(VENV)/bin
+# A worker a core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 # pyenv puts a python3.10 on the PATH that refuses to run unless that version is the active one: then
 # take it from where pyenv keeps it.
@@ -40,10 +42,10 @@ bench: setup ## measure the speed against peers and a plain reading, in two minu
 	$(BIN)/python tools/benchmark.py --quick
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)
+	$(PYTEST) --durations=15 $(PYTEST_ARGS)
 
 test-fast: setup ## run the tests that take no time: under three minutes
-	$(BIN)/python -m pytest -q -m 'not slow' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff check .
