@@ -55,7 +55,11 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
 
 def _read_pickle(file: Path, path: str, size: int, map_location: Any) -> Any:
-    with file.open('rb') as f:
+    try:
+        stream = file.open('rb')
+    except OSError as e:
+        raise UserError(f'{path} cannot be opened ({e.strerror}).') from e
+    with stream as f:
         head = f.read(512)
         text = head.lstrip().lower()
         if text.startswith((b'<!doctype', b'<html', b'version https://git-lfs')):
@@ -106,7 +110,7 @@ def _read_archive(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
             raise Damaged('it has no data.pkl')
         root = pickles[0].removesuffix('data.pkl')
         order = f'{root}byteorder'
-        if order in entries and archive.read(order).decode('ascii') != sys.byteorder:
+        if order in entries and _content(archive, entries[order]) != sys.byteorder.encode():
             raise Damaged('it was written by a machine of another byte order')
 
         def storage_of(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
@@ -116,12 +120,21 @@ def _read_archive(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
             with archive.open(entry) as part:
                 return place(_filled(part, entry.file_size), location)
 
-        content = archive.read(pickles[0])
+        content = _content(archive, entries[pickles[0]])
         return unpickle(io.BytesIO(content), len(content), storage_of)
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry, as many as it states: unpacking stops there."""
+    with archive.open(entry) as part:
+        return part.read(entry.file_size)
 
 
 def _check_sizes(entries: Any, size: int) -> None:
     """An archive does not unfold to many times its file, be it by compression or by overlaps."""
+    kinds = {entry.compress_type for entry in entries}
+    if not kinds <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise Damaged('it is compressed in a way that torch does not use')
     stored = sum(e.file_size for e in entries if e.compress_type == zipfile.ZIP_STORED)
     packed = sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED)
     if stored > size or packed > _MAX_COMPRESSION * size:
@@ -149,7 +162,7 @@ def _read_legacy(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
 
         unpickle(content, size, promised)
         keys = unpickle(content, size)
-        if {*keys} != {*storages}:
+        if any(not isinstance(key, str) for key in keys) or {*keys} != {*storages}:
             raise Damaged('storages are missing')
         for key in keys:
             storage, numel = storages[key]
@@ -290,22 +303,21 @@ def unwrap(
     Raises:
         UserError: There is no state dict in it.
     """
-    state, taken = content, ''
+    state, taken, tensors = content, '', _tensors(content)
     for wrapper in (*prefer, *WRAPPERS):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            state, taken = content[wrapper], wrapper
+        if isinstance(content, dict) and (found := _tensors(content.get(wrapper))):
+            state, taken, tensors = content[wrapper], wrapper, found
             break
-    tensors = OrderedDict(
-        (key, value)
-        for key, value in (state.items() if isinstance(state, dict) else ())
-        if isinstance(key, str) and isinstance(value, Tensor)
-    )
     if not tensors:
         found = (
             sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         )
         raise UserError(f'{source} holds no state dict (no tensors by name); it holds: {found}.')
-    versions = getattr(state, '_metadata', None) or {}
+    versions = {
+        key: value
+        for key, value in (getattr(state, '_metadata', None) or {}).items()
+        if isinstance(key, str) and isinstance(value, dict)
+    }
     if taken == 'ema_state_dict':
         tensors.pop('steps', None)  # how often mmengine has averaged
     if all(key.startswith('module.') for key in tensors):
@@ -314,6 +326,14 @@ def unwrap(
     if versions:
         vars(tensors)['_metadata'] = OrderedDict(versions)
     return tensors, taken
+
+
+def _tensors(state: Any) -> 'OrderedDict[str, Tensor]':
+    """What has a name and is a tensor."""
+    items = state.items() if isinstance(state, dict) else ()
+    return OrderedDict(
+        (key, value) for key, value in items if isinstance(key, str) and isinstance(value, Tensor)
+    )
 
 
 def state_dict_of(

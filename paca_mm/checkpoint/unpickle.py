@@ -13,7 +13,7 @@ the size that a storage is said to have, and a second reader is a second thing t
 
 import pickletools
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ _PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 
 #: How deep lists and dicts may lie in each other; runs and published files stay below 20.
 MAX_DEPTH = 100
+
+#: Lists, dicts and sets in one pickle; a run's file has some thousands.
+MAX_CONTAINERS = 2_000_000
 
 #: The largest tensor that may repeat values of its storage (strides of 0), in elements.
 _MAX_EXPANDED = 2**20
@@ -134,14 +137,16 @@ def unpickle(
         Refused: It names what no checkpoint needs.
         Damaged: It is torn, or inconsistent.
     """
-    result = _Machine(size, storage_of).run(stream)
-    return _Finish().of(result)
+    machine = _Machine(size, storage_of)
+    return _Finish(machine).of(machine.run(stream))
 
 
 class _Machine:
     def __init__(self, size: int, storage_of: Callable[..., Any] | None) -> None:
-        self.budget = size + 1024  # elements and bytes that calls may copy: each has its own byte
+        # Elements and bytes that calls may copy: each has a byte of its own, and is copied some times.
+        self.budget = 8 * size + 2**16
         self.storage_of = storage_of
+        self.containers = 0
         self.storages: dict[str, Storage] = {}
         self.memo: dict[int, Any] = {}
         self.stack: list[Any] = []
@@ -162,6 +167,9 @@ class _Machine:
         if name in _VALUES:
             stack.append(argument)
         elif name in _FRESH:
+            self.containers += 1
+            if self.containers > MAX_CONTAINERS:
+                raise Damaged(f'more than {MAX_CONTAINERS} containers')
             stack.append(_FRESH[name]())
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
@@ -185,16 +193,18 @@ class _Machine:
         elif name == 'DICT':
             stack.append(_paired(self.above_mark()))
         elif name == 'FROZENSET':
-            stack.append(frozenset(self.above_mark()))
+            stack.append(frozenset(map(_key, self.above_mark())))
         elif name in ('APPEND', 'APPENDS'):
             items = [stack.pop()] if name == 'APPEND' else self.above_mark()
             if not isinstance(stack[-1], Inert):
                 _expect(stack[-1], list).extend(items)
         elif name == 'ADDITEMS':
             items = self.above_mark()
-            _expect(stack[-1], set).update(items)
+            _expect(stack[-1], set).update(map(_key, items))
         elif name in ('SETITEM', 'SETITEMS'):
             items = [stack.pop(-2), stack.pop()] if name == 'SETITEM' else self.above_mark()
+            if isinstance(stack[-1], Counter):  # which would add the values up
+                raise Damaged('items of a counter')
             if not isinstance(stack[-1], Inert):
                 _expect(stack[-1], dict).update(_paired(items))
         elif name == 'GLOBAL':
@@ -244,7 +254,7 @@ class _Machine:
     def build(self, target: Any, state: Any) -> None:
         """What an object is given after it was made: only where it is known what it means."""
         if isinstance(target, _Dtype):
-            order = state[1]
+            order = _expect(state[1], str)
             if order not in ('<', '>', '|', '='):
                 raise Damaged(f'the byte order {order!r}')
             target.order = order
@@ -263,13 +273,15 @@ class _Machine:
         kind, name, key, location, numel, *view = _expect(identity, tuple)
         dtype = _STORAGES.get(name.name) if isinstance(name, Name) else None
         if kind not in ('storage', b'storage') or dtype is None or self.storage_of is None:
-            raise Refused(f'the persistent object {kind!r}')
+            shown = repr(kind) if isinstance(kind, (str, bytes, int)) else type(kind).__name__
+            raise Refused(f'the persistent object {shown}')
         if any(part is not None for part in view):
             raise Damaged('a storage that is a view of another')
         if not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
             raise Damaged('a storage without key or size')
         if key not in self.storages:
-            self.storages[key] = Storage(self.storage_of(dtype, key, str(location), numel), dtype)
+            untyped = self.storage_of(dtype, key, _expect(location, str), numel)
+            self.storages[key] = Storage(untyped, dtype)
         return self.storages[key]
 
     def array(self, shape: Any, dtype: Any, fortran: Any, data: Any) -> np.ndarray | None:
@@ -299,7 +311,19 @@ def _expect(value: Any, *kinds: type) -> Any:
 
 
 def _paired(items: Sequence[Any]) -> dict:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
+def _key(value: Any, depth: int = 0) -> Any:
+    """A key or a member of a set: what is hashed at once, which nested tuples are not."""
+    if isinstance(value, tuple) and depth < 3 and len(value) < 64:
+        return tuple(_key(item, depth + 1) for item in value)
+    if value is not None and not isinstance(value, _KEYS):
+        raise Damaged(f'{type(value).__name__} as a key')
+    return value
+
+
+_KEYS = (str, bytes, int, float, complex, Name, np.generic, torch.dtype, torch.device)
 
 
 def _named(module: Any, name: Any) -> Any:
@@ -369,7 +393,7 @@ def _from_type(machine: _Machine, function: Any, cls: Any, arguments: Any, *rest
 def _ordered(machine: _Machine, items: Any = ()) -> OrderedDict:
     items = items.items() if isinstance(items, dict) else items
     machine.spend(len(items))
-    return OrderedDict((key, value) for key, value in items)
+    return OrderedDict((_key(key), value) for key, value in items)
 
 
 def _counter(machine: _Machine, counts: Any = None) -> Counter:
@@ -382,9 +406,18 @@ def _container(kind: Callable[[Any], Any]) -> Callable[..., Any]:
         if not isinstance(items, (list, tuple, set, frozenset, dict)):
             raise Damaged(f'a container of {type(items).__name__}')
         machine.spend(len(items))
+        if kind in (set, frozenset):
+            items = [_key(item) for item in items]
+        elif kind is dict and not isinstance(items, dict):
+            items = [(_key(key), value) for key, value in items]
         return kind(items)
 
     return make
+
+
+def _size(machine: _Machine, sizes: Any = ()) -> torch.Size:
+    machine.spend(len(sizes))
+    return torch.Size(_expect(n, int) for n in sizes)
 
 
 def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
@@ -397,7 +430,7 @@ def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _encoded(machine: _Machine, text: Any, encoding: Any = 'latin1', *rest: Any) -> bytes:
-    if encoding not in ('latin1', 'latin-1'):
+    if _expect(encoding, str) not in ('latin1', 'latin-1'):
         raise Refused(f'_codecs.encode to {encoding!r}')
     machine.spend(len(_expect(text, str)))
     return text.encode('latin1')
@@ -428,7 +461,7 @@ def _scalar(machine: _Machine, dtype: Any, data: Any = b'') -> Any:
 
 def _get(machine: _Machine, owner: Any, name: Any) -> Any:
     """The one use of ``getattr`` in a run's file: log buffers name their own methods."""
-    if str(owner) != HISTORY or name not in ('min', 'max', 'current', 'mean'):
+    if not _is_history(owner) or name not in ('min', 'max', 'current', 'mean'):
         raise Refused('builtins.getattr')
     return Inert()
 
@@ -436,8 +469,12 @@ def _get(machine: _Machine, owner: Any, name: Any) -> Any:
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 
 
+def _is_history(value: Any) -> bool:
+    return isinstance(value, Name) and str(value) == HISTORY
+
+
 def _reconstructed(machine: _Machine, cls: Any, *rest: Any) -> Any:
-    return _History() if str(cls) == HISTORY else Inert()
+    return _History() if _is_history(cls) else Inert()
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -448,7 +485,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     'torch._utils._rebuild_parameter_with_state': _parameter,
     'torch.nn.parameter.Parameter': _parameter,
     'torch._tensor._rebuild_from_type_v2': _from_type,
-    'torch.Size': lambda machine, sizes=(): torch.Size(_expect(n, int) for n in sizes),
+    'torch.Size': _size,
     'torch.device': lambda machine, kind, *index: torch.device(_expect(kind, str), *index),
     'collections.OrderedDict': _ordered,
     'collections.defaultdict': lambda machine, *factory: {},
@@ -477,7 +514,8 @@ for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
 class _Finish:
     """Puts arrays and log buffers in place of what stood for them, once the pickle is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: _Machine) -> None:
+        self.machine = machine
         self.done: dict[int, Any] = {}
 
     def of(self, value: Any, depth: int = 0) -> Any:
@@ -488,7 +526,9 @@ class _Finish:
         if isinstance(value, _Dtype):
             return value.numpy()
         if isinstance(value, _History):
-            return self._history(value)
+            if id(value) not in self.done:
+                self.done[id(value)] = self._history(value)
+            return self.done[id(value)]
         if not isinstance(value, (dict, list, tuple)) or isinstance(value, torch.Size):
             return value
         if id(value) in self.done:
@@ -507,21 +547,26 @@ class _Finish:
         return value
 
     def _history(self, value: _History) -> Any:
-        from mmengine.logging import HistoryBuffer
+        try:
+            from mmengine.logging import HistoryBuffer
+        except ImportError:  # nobody is going on with a run here
+            return Inert()
 
         state = value.state or {}
-        lists = [list(_numbers(state.get(key))) for key in ('_log_history', '_count_history')]
+        lists = [self._numbers(state.get(key)) for key in ('_log_history', '_count_history')]
         longest = state.get('max_length', 1000000)
         if len(lists[0]) != len(lists[1]) or not isinstance(longest, int):
             raise Damaged('a log buffer whose numbers and counts differ')
         return HistoryBuffer(*lists, max_length=longest)
 
-
-def _numbers(value: Any) -> Iterator[float]:
-    value = value.value if isinstance(value, _Array) else value
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in 'biuf':
-        yield from value.tolist()
-    elif isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
-        yield from value
-    elif value is not None:
-        raise Damaged('a log buffer without numbers')
+    def _numbers(self, value: Any) -> list[float]:
+        value = value.value if isinstance(value, _Array) else value
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in 'biuf':
+            self.machine.spend(len(value))
+            return value.tolist()
+        if value is None:
+            return []
+        if not isinstance(value, (list, tuple)):
+            raise Damaged('a log buffer without numbers')
+        self.machine.spend(len(value))
+        return [_expect(number, int, float) for number in value]

@@ -1,5 +1,6 @@
 """Reading files that nobody vouches for: nothing in them is called, nothing they state is believed."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.rows import MINI
 from paca_mm.checkpoint import read_checkpoint, read_state_dict
 from paca_mm.checkpoint.read import state_dict_of, unwrap
 from paca_mm.errors import UserError
@@ -293,3 +295,58 @@ def test_a_layout_may_prefer_the_averaged_weights():
     content = {'state_dict': {'w': torch.zeros(1)}, 'state_dict_ema': {'w': torch.ones(1)}}
     assert state_dict_of(content, 'a file')['w'] == 0
     assert state_dict_of(content, 'a file', prefer=('state_dict_ema',))['w'] == 1
+
+
+def test_a_wrapper_without_tensors_is_passed_over():
+    content = {'model': {}, 'state_dict_ema': WEIGHTS}
+    assert unwrap(content, 'a file')[1] == 'state_dict_ema'
+
+
+def test_reports_say_which_weights_were_taken(tmp_path, monkeypatch):
+    from paca_mm.checkpoint import load_pretrained, load_whole
+    from paca_mm.models import PaCaViT
+
+    monkeypatch.setattr(
+        PaCaViT, 'layout', dataclasses.replace(PaCaViT.layout, prefer=('state_dict_ema',))
+    )
+    model, raw, averaged = (PaCaViT(arch=MINI) for _ in range(3))
+    content = {'state_dict': raw.state_dict(), 'state_dict_ema': averaged.state_dict()}
+    torch.save(content, tmp_path / 'a.pth')
+    for report in (
+        load_pretrained(model, tmp_path / 'a.pth'),
+        load_whole(model, content, 'a.pth', strict=True),
+    ):
+        assert report.wrapper == 'state_dict_ema'
+        assert '(state_dict_ema)' in str(report)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, averaged.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    'stream',
+    [
+        b'\x80\x02}' + b')' + b'2\x86' * 60 + b'Ns.',  # a tuple of itself twice, 60 deep, as a key
+        b'\x80\x02\x8f(N' + b'\x85' * 100_000 + b'\x90.',  # 100,000 tuples in each other in a set
+        b'\x80\x02ccollections\nCounter\n)R(X\x01\x00\x00\x00aX\x01\x00\x00\x00bu.',
+        b'\x80\x02ctorch\nSize\nq\x01](' + b'K\x01' * 1000 + b'eq\x000('
+        + b'h\x01h\x00\x85R' * 10000 + b't.',
+    ],
+    ids=['tuples', 'deep', 'counter', 'size'],
+)  # fmt: skip
+def test_what_is_costly_to_build_is_refused_at_once(tmp_path, stream):
+    with pytest.raises(UserError, match='cannot be read'):
+        read_checkpoint(archive(tmp_path / 'a.pth', stream))
+
+
+def test_one_buffer_named_many_times_is_one_buffer(tmp_path):
+    logging = pytest.importorskip('mmengine.logging')
+    buffer = logging.HistoryBuffer([1.0] * 1000, [1] * 1000)
+    torch.save({'x': [buffer] * 1000}, tmp_path / 'a.pth')
+    first, *others = read_checkpoint(tmp_path / 'a.pth')['x']
+    assert all(other is first for other in others)
+
+
+def test_other_compressions_are_refused(tmp_path):
+    file = archive(tmp_path / 'a.pth', b'\x80\x02N.', {}, zipfile.ZIP_BZIP2)
+    with pytest.raises(UserError, match='in a way that torch does not use'):
+        read_checkpoint(file)
