@@ -51,13 +51,14 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Cost:
     activations, resizing and pooling windows do not. What is counted is what is executed, layer by
     layer: every ``forward`` is replaced while it counts, so a fast form that passes its layers by
     (:mod:`paca_mm.models.common.fast_paths`) gives way and the layers are called one by one. That
-    takes the same products, only in other pieces.
+    takes the same products, only in other pieces, and torch's counter knows all of them (it misses
+    the sums of pieces, ``addmm_``).
 
     Args:
         model: Any model.
         run: Calls it, without gradients.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     macs: dict[nn.Module, int] = {}
 
     def total() -> int:
@@ -118,5 +119,4 @@ def _attention_ops() -> dict[Any, Callable[..., int]]:
     return {op: _attention_flops for op in ops if op is not None}
 
 
-#: For torch's counter.
-ATTENTION = _attention_ops()
+_ATTENTION = _attention_ops()

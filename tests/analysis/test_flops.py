@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import closed_form
 from helpers.rows import MINI, MINI_TEACHER, ROWS
@@ -48,13 +48,35 @@ def test_the_cost_of_the_clustered_stages_grows_with_the_patches():
     assert 3.9 < stages(256) / stages(128) <= 4
 
 
+class Products(TorchDispatchMode):
+    """Multiply-accumulates of what reaches the kernels; no layer is told of it, so fast forms stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.macs, self.seen = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.seen.add(name)
+        if name in ('mm', 'bmm', 'addmm', 'addmm_'):
+            a, b = args[-2:]
+            self.macs += a.numel() * b.shape[-1]
+        elif name == 'convolution':
+            self.macs += out.numel() * args[1][0].numel()
+        elif 'attention' in name:
+            query, key, value = args[:3]
+            self.macs += query.numel() * key.shape[-2] + query[..., 0].numel() * value[0, 0].numel()
+        return out
+
+
 def test_a_fast_form_takes_the_products_that_are_counted():
     """Counting lets the fast forms give way; what they would have taken is the same."""
     model = PaCaViT(arch=MINI, num_clusters=(7, 5, 3, 2)).eval()
-    image = torch.zeros(1, 3, 64, 64)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=flops.ATTENTION) as counter:
-        model(image)
-    assert counter.get_total_flops() // 2 == backbone_macs(model, 64, 64)
+    with torch.no_grad(), Products() as products:
+        model(torch.zeros(1, 3, 64, 64))
+    assert 'addmm_' in products.seen  # the feed-forward network in pieces
+    assert products.macs == backbone_macs(model, 64, 64)
 
 
 def test_the_table_is_whole_and_plain():
