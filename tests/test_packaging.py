@@ -146,7 +146,8 @@ def test_extras_are_what_the_requirement_files_say(metadata, extra, file):
     setup_env = script('dev/setup_env.py')
     left_out = ('torch', 'setuptools', 'wheel', 'ninja', 'psutil', 'click')
     parts = setup_env.paragraphs((ROOT / file).read_text())
-    wanted = {line for part in parts for line in part if not line.startswith(left_out)}
+    lines = (line.partition(';')[0] for part in parts for line in part)
+    wanted = {line for line in lines if not line.startswith(left_out)}
     found = {
         requirement.partition(';')[0].strip()
         for requirement in metadata.get_all('Requires-Dist')
