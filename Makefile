@@ -12,8 +12,8 @@ else
 VENV ?= .venv
 endif
 BIN := $(VENV)/bin
-# A worker a core, each with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+# A worker a core, each with one thread; the tests of a file stay together and in order.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # pyenv puts a python3.10 on the PATH that refuses to run unless that version is the active one: then
 # take it from where pyenv keeps it.

@@ -237,7 +237,10 @@ def test_docstring_example():
     pytest.importorskip('mmpretrain')
     pytest.importorskip('modelindex')
     from mmengine.logging import MMLogger
+    from mmpretrain import get_model
 
+    zoo.register()
+    get_model('paca_tiny_in1k')  # the first one greets
     MMLogger.get_current_instance().setLevel(
         'ERROR'
     )  # mmpretrain's remarks are no part of the example
