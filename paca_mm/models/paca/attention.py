@@ -79,7 +79,8 @@ class PaCaAttention(nn.Module):
         if self.num_clusters:
             if self.clustering is not None:
                 z = assign(self.clustering(x))  # B, M, N
-            clusters = self.cluster_norm(pool(z, patches))  # B, M, C
+            # Without a clustering of its own, a layer is given an assignment.
+            clusters = self.cluster_norm(pool(z, patches))  # type: ignore[arg-type]  # B, M, C
         out = F.scaled_dot_product_attention(
             self._heads(self.q(patches)),  # B, h, N, d
             self._heads(self.k(clusters)),  # B, h, M, d

@@ -1,6 +1,7 @@
 """The PaCa block: pre-norm attention, then the feed-forward network."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -37,9 +38,9 @@ class PaCaBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(embed_dims)
-        self.attn = attn
+        self.attn: Any = attn
         self.norm2 = norm_layer(embed_dims)
-        self.mlp = mlp
+        self.mlp: Any = mlp
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -75,7 +75,7 @@ def depthwise(h: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def _parameters(network: ConvFFN) -> tuple[Tensor, ...]:
-    layers = network.fc1, network.dwconv, network.fc2
+    layers: Sequence[Any] = (network.fc1, network.dwconv, network.fc2)
     return tuple(p for layer in layers for p in (layer.weight, layer.bias))
 
 

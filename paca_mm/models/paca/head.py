@@ -352,7 +352,7 @@ class _StatisticsKept:
     A context that can be entered again: a graph that is kept may be run backward twice.
     """
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         self.norm = norm
         self.counts = getattr(norm, 'num_batches_tracked', None) is not None
 
