@@ -117,10 +117,9 @@ def test_the_source_archive_is_complete(unpacked, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_tests_of_the_source_archive_run(unpacked):
     run = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_registry.py'],
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_scripts.py'],
         cwd=unpacked,
         env={**os.environ, 'PYTHONPATH': str(unpacked)},
         capture_output=True,
