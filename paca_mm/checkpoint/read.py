@@ -309,10 +309,9 @@ def unwrap(
             state, taken, tensors = content[wrapper], wrapper, found
             break
     if not tensors:
-        found = (
-            sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
-        )
-        raise UserError(f'{source} holds no state dict (no tensors by name); it holds: {found}.')
+        names = isinstance(content, dict)
+        held = sorted(map(str, content))[:8] if names else type(content).__name__
+        raise UserError(f'{source} holds no state dict (no tensors by name); it holds: {held}.')
     versions = {
         key: value
         for key, value in (getattr(state, '_metadata', None) or {}).items()
