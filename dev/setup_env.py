@@ -96,7 +96,7 @@ class Environment:
         for lines in paragraphs((ROOT / file).read_text()):
             mmcv = next((line for line in lines if re.match(r'(onedl-)?mmcv\b', line)), None)
             if mmcv and not self.works('import mmcv'):
-                print('mmcv compiles its ops: about ten minutes, once per machine', flush=True)
+                lines = [self.wheel_of(mmcv)]
             self.install(*lines, '-c', str(ROOT / file))
             self.fix_torchvision()
             if mmcv and (fault := self.fault('import mmcv.ops')):
@@ -110,6 +110,20 @@ class Environment:
         self.install('-r', str(ROOT / DEV), '-c', str(ROOT / file))
         self.fix_opencv()
         self.install('--no-deps', '-e', str(ROOT))
+
+    def wheel_of(self, requirement: str) -> str:
+        """Compile a wheel, once for each torch and Python: uv's cache would not tell them apart."""
+        code = (
+            "import sys, torch; print(f'torch{torch.__version__}-{sys.implementation.cache_tag}')"
+        )
+        kind = subprocess.check_output([str(self.python), '-c', code], text=True).strip()
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'paca_mm' / kind
+        name, _, version = requirement.replace('-', '_').partition('==')
+        if not [*cache.glob(f'{name}-{version}-*.whl')]:
+            print('mmcv compiles its ops: about ten minutes, once per machine', flush=True)
+            pip = [str(self.python), '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation']
+            run([*pip, '--no-cache-dir', '-w', str(cache), requirement])
+        return str(next(cache.glob(f'{name}-{version}-*.whl')))
 
     def fix_torchvision(self) -> None:
         fault = self.fault('import torchvision') or ''
