@@ -75,6 +75,7 @@ def test_a_cached_mmcv_without_ops_is_compiled_again_once(tmp_path, monkeypatch,
     env = setup_env.Environment(tmp_path, 'onedl')
     installed = []
     monkeypatch.setattr(env, 'install', lambda *words: installed.append(words))
+    monkeypatch.setattr(env, 'wheel_of', lambda requirement: requirement)
     monkeypatch.setattr(
         env, 'fault', lambda code: 'no module mmcv._ext' if 'mmcv.ops' in code else None
     )
