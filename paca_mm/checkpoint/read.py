@@ -18,7 +18,7 @@ from torch import Tensor
 
 from paca_mm.errors import UserError, did_you_mean
 
-from .unpickle import Damaged, Refused, unpickle
+from .unpickle import Damaged, Refused, itemsize, unpickle
 
 #: What torch's files began with before they were zip archives, as the first of several pickles.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -115,7 +115,7 @@ def _read_archive(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
 
         def storage_of(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
             entry = entries[f'{root}data/{key}']
-            if entry.file_size != numel * _itemsize(dtype):
+            if entry.file_size != numel * itemsize(dtype):
                 raise Damaged(f'the storage {key} has {entry.file_size} bytes for {numel} numbers')
             with archive.open(entry) as part:
                 return place(_filled(part, entry.file_size), location)
@@ -154,10 +154,10 @@ def _read_legacy(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
 
         def promised(dtype: torch.dtype, key: str, location: str, numel: int) -> Any:
             nonlocal left
-            left -= numel * _itemsize(dtype)
+            left -= numel * itemsize(dtype)
             if left < 0:
                 raise Damaged('its storages are larger than the file')
-            storages[key] = torch.UntypedStorage(numel * _itemsize(dtype)), numel
+            storages[key] = torch.UntypedStorage(numel * itemsize(dtype)), numel
             return storages[key][0]
 
         unpickle(content, size, promised)
@@ -197,10 +197,6 @@ def _fill(part: Any, storage: Any) -> None:
             raise Damaged('it ends within a tensor')
         target[at : at + len(chunk)] = chunk
         at += len(chunk)
-
-
-def _itemsize(dtype: torch.dtype) -> int:
-    return torch.empty(0, dtype=dtype).element_size()
 
 
 def _placement(map_location: Any) -> Callable[[Any, str], Any]:

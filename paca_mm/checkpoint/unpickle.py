@@ -98,7 +98,7 @@ class Storage:
 
     def __init__(self, untyped: Any, dtype: torch.dtype) -> None:
         self.untyped, self.dtype = untyped, dtype
-        self.numel = untyped.nbytes() // _itemsize(dtype)
+        self.numel = untyped.nbytes() // itemsize(dtype)
 
 
 class _Dtype:
@@ -363,7 +363,7 @@ def _view(
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(not isinstance(n, int) or n < 0 for n in numbers):
         raise Damaged('a tensor of impossible shape')
-    available = storage.untyped.nbytes() // _itemsize(dtype)
+    available = storage.untyped.nbytes() // itemsize(dtype)
     count = 1
     for length in shape:
         count *= length
@@ -377,7 +377,8 @@ def _view(
     return tensor.requires_grad_(grad and (dtype.is_floating_point or dtype.is_complex))
 
 
-def _itemsize(dtype: torch.dtype) -> int:
+def itemsize(dtype: torch.dtype) -> int:
+    """Bytes of a number."""
     return torch.empty(0, dtype=dtype).element_size()
 
 
