@@ -2,7 +2,8 @@
 # without any download.
 #   python tools/train.py configs/cls/paca_shapes.py
 _base_ = [
-    './_base_/models/paca.py',
+    './_base_/models/classifier.py',
+    '../_base_/toys/paca.py',
     './_base_/datasets/shapes.py',
     './_base_/schedules/schedule_shapes.py',
     './_base_/runtime.py',
@@ -12,18 +13,8 @@ num_classes = 6
 
 model = dict(
     data_preprocessor=dict(num_classes=num_classes, to_onehot=False),
-    backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(32, 64, 128, 128),
-            num_heads=(1, 2, 4, 4),
-            depths=(1, 1, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-        num_clusters=(49, 49, 49, 0),
-        drop_path_rate=0.0,
-    ),
-    head=dict(num_classes=num_classes, in_channels=128, cal_acc=True),
+    backbone=dict(_base_.toy_backbone, out_indices=(3,)),
+    head=dict(num_classes=num_classes, in_channels=_base_.toy_channels[-1], cal_acc=True),
     train_cfg=None,  # no mixing
 )
 

@@ -2,7 +2,8 @@
 # cores, without any download.
 #   python tools/train.py configs/det/mask_rcnn_paca_shapes.py
 _base_ = [
-    './_base_/models/mask_rcnn_paca.py',
+    './_base_/models/mask_rcnn.py',
+    '../_base_/toys/paca.py',
     './_base_/datasets/shapes.py',
     './_base_/schedules/schedule_shapes.py',
     './_base_/runtime.py',
@@ -12,18 +13,8 @@ num_classes = 6
 norm_cfg = dict(type='BN')  # from scratch, the head learns much faster with norms
 
 model = dict(
-    backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(32, 64, 128, 128),
-            num_heads=(1, 2, 4, 4),
-            depths=(1, 1, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-        num_clusters=(49, 49, 49, 0),
-        drop_path_rate=0.0,
-    ),
-    neck=dict(in_channels=[32, 64, 128, 128], out_channels=64, norm_cfg=norm_cfg),
+    backbone=_base_.toy_backbone,
+    neck=dict(in_channels=_base_.toy_channels, out_channels=64, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=2)),

@@ -3,25 +3,16 @@
 #   python tools/train.py configs/seg/paca_head_paca_shapes.py
 _base_ = [
     './_base_/models/paca_head.py',
+    '../_base_/toys/paca.py',
     './_base_/datasets/shapes.py',
     './_base_/schedules/schedule_shapes.py',
     './_base_/runtime.py',
 ]
 
 model = dict(
-    backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(32, 64, 128, 128),
-            num_heads=(1, 2, 4, 4),
-            depths=(1, 1, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-        num_clusters=(49, 49, 49, 0),
-        drop_path_rate=0.0,
-    ),
+    backbone=_base_.toy_backbone,
     decode_head=dict(
-        in_channels=[32, 64, 128, 128],
+        in_channels=_base_.toy_channels,
         channels=64,
         num_classes=7,  # the background is one
     ),

@@ -14,4 +14,14 @@ pretrained = (
     'IMNET_224_pacavit_small_p2cconv_100_0.pth'
 )
 
-model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=pretrained)))
+model = dict(
+    backbone=dict(
+        type='paca_mm.PaCaViT',
+        arch='small',
+        num_clusters=[200, 200, 200, 0],
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    ),
+    decode_head=dict(in_channels=[96, 192, 320, 384]),
+    auxiliary_head=dict(in_channels=320),
+)

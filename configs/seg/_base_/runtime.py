@@ -1,26 +1,11 @@
-default_scope = 'mmseg'
-runner_type = 'paca_mm.SafeRunner'  # mmengine's Runner; a kill never costs a saved checkpoint
+_base_ = '../../_base_/runtime.py'
 
+default_scope = 'mmseg'
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='paca_mm.SafeCheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=3
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=16000, max_keep_ckpts=3),
     visualization=dict(type='SegVisualizationHook'),
 )
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(
-    type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer', alpha=0.6
-)
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=False)
-log_level = 'INFO'
-load_from = None
-resume = False
+env_cfg = dict(cudnn_benchmark=True)  # images of one size
+visualizer = dict(type='SegLocalVisualizer', alpha=0.6)
+log_processor = dict(by_epoch=False)

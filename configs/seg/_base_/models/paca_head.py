@@ -1,5 +1,6 @@
-# The PaCa head on PaCa-ViT: clusters are the classes, their scores are supervised like the logits
-# (cluster_loss_ce beside loss_ce). No auxiliary head.
+# The PaCa head: clusters are the classes, their scores are supervised like the logits (cluster_loss_ce
+# beside loss_ce). No auxiliary head. A config that uses it brings the backbone and the head's
+# in_channels, which are the backbone's.
 norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BN where a run is not distributed
 
 model = dict(
@@ -13,15 +14,8 @@ model = dict(
         seg_pad_val=255,
         size_divisor=32,  # the dataset's pipeline crops and pads to the size to train at
     ),
-    backbone=dict(
-        type='paca_mm.PaCaViT',
-        arch='small',
-        num_clusters=[200, 200, 200, 0],
-        drop_path_rate=0.1,
-    ),
     decode_head=dict(
         type='paca_mm.PaCaHead',
-        in_channels=[96, 192, 320, 384],
         in_index=[0, 1, 2, 3],
         channels=256,
         dropout_ratio=0.1,

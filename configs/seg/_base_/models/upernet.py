@@ -1,4 +1,5 @@
-# UPerNet on PaCa-ViT, with an FCN on the third stage as auxiliary head.
+# UPerNet, with an FCN on the third stage as auxiliary head. A config that uses it brings the backbone
+# and the in_channels of both heads, which are the backbone's.
 norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BN where a run is not distributed
 
 model = dict(
@@ -12,15 +13,8 @@ model = dict(
         seg_pad_val=255,
         size_divisor=32,  # the dataset's pipeline crops and pads to the size to train at
     ),
-    backbone=dict(
-        type='paca_mm.PaCaViT',
-        arch='small',
-        num_clusters=[200, 200, 200, 0],
-        drop_path_rate=0.1,
-    ),
     decode_head=dict(
         type='UPerHead',
-        in_channels=[96, 192, 320, 384],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
@@ -32,7 +26,6 @@ model = dict(
     ),
     auxiliary_head=dict(
         type='FCNHead',
-        in_channels=320,
         in_index=2,
         channels=256,
         num_convs=1,

@@ -1,4 +1,5 @@
-# An image classifier: PaCa-ViT, the mean over the last stage's positions, one linear layer.
+# An image classifier: the mean over the positions of the backbone's last map, one linear layer. A config
+# that uses it brings the backbone, of one output, and the head's in_channels, which are the backbone's.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(
@@ -9,17 +10,10 @@ model = dict(
         to_rgb=True,  # images are loaded as BGR
         to_onehot=True,  # mixing takes labels as vectors
     ),
-    backbone=dict(
-        type='paca_mm.PaCaViT',
-        arch='small',
-        out_indices=(3,),
-        drop_path_rate=0.1,
-    ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
         num_classes=1000,
-        in_channels=384,
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         cal_acc=False,  # mixed labels have no accuracy

@@ -1,4 +1,5 @@
-# Mask R-CNN with a PaCa-ViT backbone and FPN (paper, Table 2; head settings are mmdetection's own).
+# Mask R-CNN with FPN; the settings are mmdetection's own. A config that uses it brings the backbone and
+# the neck's in_channels, which are the backbone's.
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
@@ -9,13 +10,7 @@ model = dict(
         pad_mask=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type='paca_mm.PaCaViT', arch='small', drop_path_rate=0.1),
-    neck=dict(
-        type='FPN',
-        in_channels=[96, 192, 320, 384],
-        out_channels=256,
-        num_outs=5,
-    ),
+    neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
         in_channels=256,
