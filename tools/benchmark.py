@@ -60,10 +60,10 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    from paca_mm.analysis.speed import report
+    from paca_mm.analysis.speed.conditions import Conditions, cores
 
-    args.threads = args.threads or report.cores()
-    conditions = report.Conditions.now(args.device, args.threads)
+    args.threads = args.threads or cores()
+    conditions = Conditions.now(args.device, args.threads)
     if args.list:
         print_names()
     elif args.quick:
@@ -85,7 +85,8 @@ def main(argv=None):
 
 
 def compare(args, conditions):
-    from paca_mm.analysis.speed import report
+    from paca_mm.analysis.speed import results
+    from paca_mm.analysis.speed.plots import plot
     from paca_mm.analysis.speed.race import race
 
     names = args.models or list(DEFAULT)
@@ -97,11 +98,11 @@ def compare(args, conditions):
         for setting in settings(args):
             found = race(names, setting, args.rounds or 10, args.threads, progress)
             rows += found.rows(baseline)
-    print(report.table(rows))
+    print(results.table(rows))
     print(f'\n{conditions}\nratios: how many times as fast as {baseline}, round against round')
     if args.out:
-        file = report.save(rows, conditions, args.out, report.file_name(conditions, rows))
-        for saved in (file, *report.plot(rows, conditions, file)):
+        file = results.save(rows, conditions, args.out, results.file_name(conditions, rows))
+        for saved in (file, *plot(rows, conditions, file)):
             print(f'saved {saved}')
 
 

@@ -32,8 +32,9 @@ def main(argv=None):
         raise UserError(f'--shape {shape}: give one side, or height and width, each at least 32.')
     height, width = shape * 2 if len(shape) == 1 else shape
 
+    from paca_mm.analysis.build import build
     from paca_mm.analysis.flops import count
-    from paca_mm.analysis.toy_inputs import build, forward
+    from paca_mm.analysis.toy_inputs import forward
 
     model = build(cfg).eval()
     cost = count(model, lambda m: forward(m, task.name, height, width))

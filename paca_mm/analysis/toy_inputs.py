@@ -1,23 +1,11 @@
-"""Building a config's model and calling it on a made-up image."""
+"""Made-up images and annotations, for any model of a host."""
 
 from typing import Any
 
 import torch
 import torch.nn as nn
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.engine.tasks import TASKS
-from paca_mm.models.common.norms import revert_sync_batchnorm
-
-
-def build(cfg: Config) -> nn.Module:
-    """The model of a config, without loading any weights, and with BN for SyncBN."""
-    init_default_scope(cfg.default_scope)
-    model = dict(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(model))
 
 
 def forward(model: nn.Module, task: str, height: int, width: int) -> Any:

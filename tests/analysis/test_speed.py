@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from helpers.tool import run
-from paca_mm.analysis.speed import goals, report, worker
+from paca_mm.analysis.speed import goals, results, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
+from paca_mm.analysis.speed.conditions import Conditions
 from paca_mm.analysis.speed.contestants import HOSTS, make
 from paca_mm.analysis.speed.peers import PEERS
 from paca_mm.analysis.speed.race import race
@@ -212,9 +213,9 @@ def test_without_a_gpu(capsys):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'taken').write_text('')
-    conditions = report.Conditions.now('cpu', 1)
+    conditions = Conditions.now('cpu', 1)
     with pytest.raises(UserError, match='choose another --out'):
-        report.save([], conditions, tmp_path / 'taken', 'name')
+        results.save([], conditions, tmp_path / 'taken', 'name')
 
 
 def test_a_process_that_dies_is_named():

@@ -5,7 +5,8 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 
-from paca_mm.analysis.toy_inputs import annotations, build
+from paca_mm.analysis.build import build
+from paca_mm.analysis.toy_inputs import annotations
 from paca_mm.models.common.norms import revert_sync_batchnorm
 
 DETECTORS = {

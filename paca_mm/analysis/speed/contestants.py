@@ -24,9 +24,12 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from paca_mm.engine.config import load_config
+from paca_mm.engine.tasks import TASKS, task_for
 from paca_mm.errors import UserError
 from paca_mm.families import Family, families, load_member, row_named
 
+from ..build import HOSTS, build, host_config, row_config
 from .peers import BACKBONES, PEERS, installed, peer
 from .steps import DTYPES, Setting, Step, classify, host_step, macs_of, on_maps
 
@@ -36,13 +39,6 @@ VARIANTS = {
     'channels_last': 'images and weights in channels-last memory',
     'cp': 'blocks are recomputed in the backward pass (ours only)',
     **dict.fromkeys(DTYPES, 'in this precision'),
-}
-
-#: The config in which a backbone of :data:`BACKBONES` takes the place of ours.
-HOSTS = {
-    'mask_rcnn': 'det/mask_rcnn_paca.py',
-    'upernet': 'seg/upernet_paca_small_ade20k.py',
-    'paca_head': 'seg/paca_head_paca_small_ade20k.py',
 }
 
 
@@ -169,49 +165,21 @@ class _Classifier(nn.Module):
 
 def _hosted(name: str) -> tuple[nn.Module, str]:
     """A complete model of a host, and its task."""
-    from paca_mm.engine.config import load_config
-    from paca_mm.engine.tasks import task_for
-    from paca_mm.paths import assets_root
-
-    from ..toy_inputs import build
-
     host, _, backbone = name.partition('/')
     if name.endswith('.py'):
         cfg = load_config(name)
         return build(cfg), task_for(cfg).name
-    _need('mmdet', name)
-    if host != 'mask_rcnn':
-        _need('mmseg', name)
-    cfg = load_config(str(assets_root() / 'configs' / HOSTS[host]))
-    cfg.model.backbone.pop('init_cfg', None)
+    for package in dict.fromkeys(('mmdet', TASKS[HOSTS[host]].scope)):
+        if not installed(package):
+            raise UserError(f'{name!r} needs {package}, which is not installed: make setup.')
     if found := row_named(backbone):
-        family, row = found
-        arguments = family.rows[row].backbone
-        if family.widths is None:
-            raise UserError(f'{family.title} does not say how wide its stages are.')
-        own = f'paca_mm.{family.backbone}'
-        if cfg.model.backbone.type != own:
-            cfg.model.backbone = dict(type=own)
-        cfg.model.backbone.update(arguments)
-        widths = list(family.widths(arguments))
+        cfg = row_config(host, *found)
     elif backbone in BACKBONES:
-        cfg.model.backbone, widths = BACKBONES[backbone]
+        cfg = host_config(host, *BACKBONES[backbone])
+        import mmdet.models  # noqa: F401
     else:
         raise UserError(
             f'{name!r}: the backbone {backbone!r} is unknown; known: '
             f'{", ".join(_rows())}, {", ".join(BACKBONES)}.'
         )
-    if host == 'mask_rcnn':
-        cfg.model.neck.in_channels = widths
-    else:
-        cfg.model.decode_head.in_channels = widths
-        if 'auxiliary_head' in cfg.model:
-            cfg.model.auxiliary_head.in_channels = widths[2]
-    import mmdet.models  # noqa: F401  (its backbones serve mmseg as well)
-
-    return build(cfg), task_for(cfg).name
-
-
-def _need(package: str, name: str) -> None:
-    if not installed(package):
-        raise UserError(f'{name!r} needs {package}, which is not installed: see requirements.txt.')
+    return build(cfg), HOSTS[host]

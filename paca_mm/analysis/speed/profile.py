@@ -63,7 +63,11 @@ def profile_here(name: str, setting: Setting, rounds: int, threads: int) -> str:
 
 
 def _kind(name: str, shapes: Sequence[Any]) -> tuple[str, int]:
-    """The kind of an operation, and its multiply-accumulates if its shapes tell."""
+    """The kind of an operation, and its multiply-accumulates if its shapes tell.
+
+    By formulas of our own: torch's (``flop_registry``) are not in torch 2.1, want the shape of the
+    output, which a profiler's event has not, and do not tell a 1x1 convolution from the others.
+    """
     op = name.removeprefix('aten::')
     if 'attention' in op:
         return 'attention', _attention_macs(op, shapes)

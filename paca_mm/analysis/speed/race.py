@@ -9,7 +9,7 @@ from paca_mm.errors import UserError
 from .clock import MATMUL, Spread, need, ratios
 from .contestants import Facts
 from .peers import PEERS
-from .report import Row
+from .results import Row
 from .steps import Setting
 from .worker import RunnerProcess
 
