@@ -102,16 +102,15 @@ class Environment:
             if mmcv and (fault := self.fault('import mmcv.ops')):
                 self.fix_opencv()
                 if fault := self.fault('import mmcv.ops'):
-                    print(f'the ops of the cached mmcv do not work ({fault}): compiling it again')
-                    name = re.split('[=<>]', mmcv)[0]
-                    self.install(mmcv, '--no-deps', '--no-cache', '--reinstall-package', name)
+                    print(f'the ops of this mmcv do not work ({fault}): compiling it again')
+                    self.install('--no-deps', '--reinstall', self.wheel_of(mmcv, again=True))
                     if fault := self.fault('import mmcv.ops'):
                         sys.exit(f'error: mmcv was compiled, but has no ops: {fault}\n{HELP}')
         self.install('-r', str(ROOT / DEV), '-c', str(ROOT / file))
         self.fix_opencv()
         self.install('--no-deps', '-e', str(ROOT))
 
-    def wheel_of(self, requirement: str) -> str:
+    def wheel_of(self, requirement: str, again: bool = False) -> str:
         """Compile a wheel, once for each torch and Python: uv's cache would not tell them apart."""
         code = (
             "import sys, torch; print(f'torch{torch.__version__}-{sys.implementation.cache_tag}')"
@@ -119,7 +118,7 @@ class Environment:
         kind = subprocess.check_output([str(self.python), '-c', code], text=True).strip()
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'paca_mm' / kind
         name, _, version = requirement.replace('-', '_').partition('==')
-        if not [*cache.glob(f'{name}-{version}-*.whl')]:
+        if again or not [*cache.glob(f'{name}-{version}-*.whl')]:  # the new one takes its name
             print('mmcv compiles its ops: about ten minutes, once per machine', flush=True)
             pip = [str(self.python), '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation']
             run([*pip, '--no-cache-dir', '-w', str(cache), requirement])

@@ -71,20 +71,29 @@ def test_torchvisions_operators_are_declared_in_a_new_file(tmp_path, monkeypatch
     assert file.read_text().count('_declared =') == 1
 
 
-def test_a_cached_mmcv_without_ops_is_compiled_again_once(tmp_path, monkeypatch, capsys):
+def test_a_cached_mmcv_without_ops_is_compiled_again_once(tmp_path, monkeypatch):
+    """The bad wheel must leave the cache too, or the next environment would get it again."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    cached = tmp_path / 'cache/paca_mm/torch2/onedl_mmcv-2.3.6-cp311.whl'
+    cached.parent.mkdir(parents=True)
+    cached.write_text('bad')
     env = setup_env.Environment(tmp_path, 'onedl')
-    installed = []
+    installed, compiled = [], []
+
+    def compile_it(words, variables=None):
+        compiled.append(words[-1])
+        cached.write_text('new')
+
     monkeypatch.setattr(env, 'install', lambda *words: installed.append(words))
-    monkeypatch.setattr(env, 'wheel_of', lambda requirement: requirement)
-    monkeypatch.setattr(
-        env, 'fault', lambda code: 'no module mmcv._ext' if 'mmcv.ops' in code else None
-    )
+    monkeypatch.setattr(setup_env, 'run', compile_it)
+    monkeypatch.setattr(setup_env.subprocess, 'check_output', lambda *words, **_: 'torch2\n')
+    monkeypatch.setattr(env, 'fault', lambda code: 'no mmcv._ext' if 'ops' in code else None)
+    monkeypatch.setattr(env, 'works', lambda code: code != 'import mmcv')
     with pytest.raises(SystemExit, match='mmcv was compiled, but has no ops'):
         env.install_stack()
-    again = [words for words in installed if '--reinstall-package' in words]
-    assert again == [
-        ('onedl-mmcv==2.3.6', '--no-deps', '--no-cache', '--reinstall-package', 'onedl-mmcv')
-    ]
+    assert compiled == ['onedl-mmcv==2.3.6']
+    assert cached.read_text() == 'new'
+    assert ('--no-deps', '--reinstall', str(cached)) in installed
 
 
 def test_a_failing_step_names_the_command_and_the_help(capfd):
