@@ -10,14 +10,8 @@ from typing import Any
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
+from .environment import STACKS
 from .families import member_named
-
-#: How to get a host: the maintained distribution, and the classic one of the same import name.
-_DISTRIBUTIONS = {
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-}
 
 
 class _ModelRegistry(Registry):
@@ -32,7 +26,9 @@ class _ModelRegistry(Registry):
                 try:
                     importlib.import_module(member.host)
                 except ImportError as e:
-                    maintained, classic = _DISTRIBUTIONS[member.host]
+                    maintained, classic = (
+                        STACKS[s][member.host][0] for s in ('onedl', 'openmmlab')
+                    )
                     raise ImportError(
                         f'paca_mm.{name} needs the package {member.host!r}, which could not be '
                         f'imported ({e}). Install it: pip install {maintained} (or {classic}, '

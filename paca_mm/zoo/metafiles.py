@@ -29,9 +29,19 @@ def folder_of(metafile: str) -> Path:
 
 
 def family_of(metafile: str) -> Family:
-    """Whose models a metafile holds."""
-    _, _, name = metafile.partition('/')
-    return families()[name or 'paca']
+    """Whose models a metafile holds: the family whose configs lie in its folder.
+
+    Raises:
+        UserError: None has configs there.
+    """
+    for family in families().values():
+        if (catalogue := family.catalogue) is None:
+            continue
+        for kind in catalogue.kinds:
+            config = catalogue.config(kind, catalogue.rows_of(kind)[0])
+            if Path(config).parent == Path('configs', metafile):
+                return family
+    raise UserError(f'no family has its configs in {folder_of(metafile)}, where a metafile lies.')
 
 
 @dataclass(frozen=True)
