@@ -106,7 +106,8 @@ class Environment:
                     self.install('--no-deps', '--reinstall', self.wheel_of(mmcv, again=True))
                     if fault := self.fault('import mmcv.ops'):
                         sys.exit(f'error: mmcv was compiled, but has no ops: {fault}\n{HELP}')
-        self.install('-r', str(ROOT / DEV), '-c', str(ROOT / file))
+        # Compiled, all packages, as pip does: the first start of every tool would be slow otherwise.
+        self.install('-r', str(ROOT / DEV), '-c', str(ROOT / file), '--compile-bytecode')
         self.fix_opencv()
         self.install('--no-deps', '-e', str(ROOT))
 
