@@ -1,7 +1,9 @@
 """Loading weights: reports, refusals, and files that are not what they should be."""
 
+import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -106,6 +108,25 @@ def test_safetensors(model, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match='torn or no safetensors'):
         read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    'header',
+    [
+        2**64 - 1,  # bytes, as the file says
+        {'w': {'dtype': 'F32', 'shape': [2**62, 2**62], 'data_offsets': [0, 24]}},
+        {'w': {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 2400]}},
+        {'w': {'dtype': 'Q9', 'shape': [2, 3], 'data_offsets': [0, 24]}},
+        [1],
+    ],
+)
+def test_safetensors_that_lie(tmp_path, header):
+    pytest.importorskip('safetensors', reason='safetensors is not installed')
+    text = b'{}' if isinstance(header, int) else json.dumps(header).encode()
+    size = header if isinstance(header, int) else len(text)
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', size) + text + bytes(24))
+    with pytest.raises(UserError, match='torn or no safetensors'):
+        read_checkpoint(tmp_path / 'a.safetensors')
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path):

@@ -247,6 +247,7 @@ def test_every_cut_and_every_flipped_byte_of_the_pickle_is_survived(tmp_path):
             continue
 
 
+@pytest.mark.timeout(60)  # who opens the pipe waits for ever
 def test_what_is_no_file_or_another_archive(tmp_path):
     os.mkfifo(tmp_path / 'pipe.pth')
     for path in (tmp_path / 'pipe.pth', '/dev/zero'):
