@@ -1,4 +1,4 @@
-# A small PaCa-ViT classifier on the embedded dataset: a whole training in minutes on two CPU cores,
+# A small PaCa-ViT classifier on the embedded dataset: a complete training in minutes on two CPU cores,
 # without any download.
 #   python tools/train.py configs/cls/paca_shapes.py
 _base_ = [

@@ -1,4 +1,4 @@
-# PaCa-ViT small, 100 clusters anew in every block, on ImageNet-1k, 300 epochs.
+# PaCa-ViT small, 100 clusters made again in every block, on ImageNet-1k, 300 epochs.
 # Published: top-1 82.93.
 _base_ = './paca_small_in1k.py'
 

@@ -1,4 +1,4 @@
-# Mask R-CNN with a small PaCa-ViT on the embedded dataset: a whole training in minutes on two CPU
+# Mask R-CNN with a small PaCa-ViT on the embedded dataset: a complete training in minutes on two CPU
 # cores, without any download.
 #   python tools/train.py configs/det/mask_rcnn_paca_shapes.py
 _base_ = [

@@ -1,4 +1,4 @@
-# Mask R-CNN, PaCa-ViT small, 100 clusters anew in every block, 1x schedule on COCO.
+# Mask R-CNN, PaCa-ViT small, 100 clusters made again in every block, 1x schedule on COCO.
 # Published: box AP 46.5, mask AP 41.8.
 _base_ = './mask_rcnn_paca.py'
 

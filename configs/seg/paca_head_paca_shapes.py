@@ -1,4 +1,4 @@
-# The PaCa head with a small PaCa-ViT on the embedded dataset: a whole training in minutes on two CPU
+# The PaCa head with a small PaCa-ViT on the embedded dataset: a complete training in minutes on two CPU
 # cores, without any download.
 #   python tools/train.py configs/seg/paca_head_paca_shapes.py
 _base_ = [

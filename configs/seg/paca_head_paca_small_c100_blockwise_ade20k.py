@@ -1,4 +1,4 @@
-# PaCa head, PaCa-ViT small, clusters anew in every block, 160k iterations on ADE20K.
+# PaCa head, PaCa-ViT small, clusters made again in every block, 160k iterations on ADE20K.
 # Published: mIoU 48.0.
 _base_ = './paca_head_paca_small_ade20k.py'
 

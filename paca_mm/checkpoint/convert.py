@@ -1,4 +1,4 @@
-"""Whole checkpoints from the official layout to ours and back, tensors untouched.
+"""Complete checkpoints from the official layout to ours and back, tensors untouched.
 
 What a file holds is found out from its keys; see :mod:`~paca_mm.checkpoint.layout` for the tables.
 """

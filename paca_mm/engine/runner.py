@@ -112,12 +112,12 @@ class SafeRunner(Runner):
         return read_checkpoint(filename, map_location)
 
     def test(self) -> dict:
-        """Test; a checkpoint must fill the whole model."""
+        """Test; a checkpoint must fill the complete model."""
         self._needs_all = True
         return super().test()
 
     def val(self) -> dict:
-        """Validate; a checkpoint must fill the whole model."""
+        """Validate; a checkpoint must fill the complete model."""
         self._needs_all = True
         return super().val()
 

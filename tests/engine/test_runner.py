@@ -96,7 +96,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(straight, folder, capfd)
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, msg=key)
 
 
-def test_a_kill_leaves_a_whole_checkpoint_and_the_next_run_goes_on(straight, folder):
+def test_a_kill_leaves_a_complete_checkpoint_and_the_next_run_goes_on(straight, folder):
     command = [sys.executable, assets_root() / 'tools/train.py', 'tiny.py', '--work-dir', 'killed']
     process = subprocess.Popen(
         [*command, '--cfg-options', 'train_cfg.max_epochs=2000'],

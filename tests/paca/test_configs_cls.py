@@ -83,7 +83,7 @@ def _converted(model, state, tmp_path):
     [_by_load_whole, _by_load_state_dict, _by_mmengine, _converted],
     ids=lambda f: f.__name__,
 )
-def test_golden_logits_by_every_road(load, official, tmp_path):
+def test_golden_logits_by_every_path(load, official, tmp_path):
     state, (batch, _, height, width), logits = official
     model = build(IN1K['tiny']).eval()
     load(model, state, tmp_path)

@@ -48,7 +48,7 @@ class Facts:
 
     Attributes:
         setting: With the precision of its variant.
-        macs: Multiply-accumulates of the forward pass of one image; None for a whole host, whose
+        macs: Multiply-accumulates of the forward pass of one image; None for a complete host, whose
             heads depend on what they find.
     """
 

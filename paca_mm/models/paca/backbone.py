@@ -55,7 +55,7 @@ class PaCaViT(Backbone):
         norm_eval: Keep BatchNorms (only the teacher has them) in eval mode while training.
         with_cp: Recompute each block in the backward pass: same numbers, less memory, more time.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint, official or ours, a
-            bare backbone or a whole model (``prefix='backbone.'`` narrows it), and raises unless
+            bare backbone or a complete model (``prefix='backbone.'`` narrows it), and raises unless
             every parameter is loaded or belongs to a cluster layer of another size. Default: the
             paper's initialisation.
 
