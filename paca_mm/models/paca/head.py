@@ -149,7 +149,8 @@ class PaCaHead(BaseDecodeHead):
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps -> logits and cluster scores, both (B, out_channels, H, W)."""
         levels = self._transform_inputs(inputs)
-        levels = [self._convolve(layer, x) for layer, x in zip(self.convs, levels, strict=True)]
+        # No strict: torch 2.1 cannot compile it.
+        levels = [self._convolve(layer, x) for layer, x in zip(self.convs, levels)]  # noqa: B905
         run = self._mixed_first if self._can_mix_first() else self._one_by_one
         feat, scores = run(levels)
         del levels  # the largest tensors; what follows does not need them
@@ -215,7 +216,7 @@ class PaCaHead(BaseDecodeHead):
         weight, bias = as_linear(layer)
         weights = weight.split(self.channels, 1)
         out = F.linear(as_tokens(levels[0]), weights[0], bias)
-        for level, weight in zip(levels[1:], weights[1:], strict=True):
+        for level, weight in zip(levels[1:], weights[1:]):  # noqa: B905
             out += as_tokens(self._resize(as_image(F.linear(as_tokens(level), weight)), size))
         return as_image(out)
 
@@ -262,12 +263,13 @@ class PaCaHead(BaseDecodeHead):
         split = is_pointwise(self.proj)
         if split:
             value = F.linear(value, *as_linear(self.proj))
-        out = F.scaled_dot_product_attention(
-            q.flatten(1, 2).unsqueeze(1),  # B, 1, N, D
-            self.k(clusters).unsqueeze(1),  # B, 1, L, D
-            value.unsqueeze(1),
-            scale=1.0,
-        )
+        query, key = q.flatten(1, 2), self.k(clusters)  # B, N, D and B, L, D
+        if torch.onnx.is_in_onnx_export():  # torch 2.1's exporter does not know `scale`
+            out = (query @ key.transpose(1, 2)).softmax(-1) @ value
+        else:
+            out = F.scaled_dot_product_attention(
+                query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), scale=1.0
+            )
         image = as_image(out.view_as(q))
         return norm_act(self.proj, image) if split else self.proj(image)
 
@@ -313,7 +315,7 @@ class PaCaHead(BaseDecodeHead):
 
     def _resize_matrix(self, small: int, like: Tensor, large: int) -> Tensor:
         """(small, large): linear resizing of a line of ``small`` points to ``large``."""
-        dtype = torch.promote_types(like.dtype, torch.float32)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         eye = torch.eye(small, dtype=dtype, device=like.device).unsqueeze(0)
         lines = F.interpolate(eye, large, mode='linear', align_corners=self.align_corners)[0]
         return lines.to(like.dtype)
