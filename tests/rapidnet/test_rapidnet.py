@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from rapidnet.examples import EXAMPLES, MINI
 
 from helpers import golden
 from paca_mm.analysis.flops import count
@@ -17,7 +18,6 @@ from paca_mm.models.rapidnet.archs import ARCHS, drop_path_rates
 from paca_mm.models.rapidnet.inverted import InvertedResidual
 from paca_mm.models.rapidnet.keys import LAYOUT
 from paca_mm.models.rapidnet.mldc import MLDCBlock
-from rapidnet.examples import EXAMPLES, MINI
 
 #: row: parameters of the backbone, MACs of it at 224 x 224.
 SIZES = {

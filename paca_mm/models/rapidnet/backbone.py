@@ -14,7 +14,7 @@ from paca_mm.registry import MODELS
 from ..common.backbone import Backbone
 from ..common.recompute import recomputed
 from .archs import drop_path_rates, resolve_arch
-from .conv import ConvNormAct
+from .conv import ConvNormAct, init_convs
 from .cpe import RepCPE
 from .inverted import InvertedResidual
 from .keys import LAYOUT
@@ -124,7 +124,7 @@ class RapidNet(Backbone):
                 stage.append(kind(embed_dims[i], rate, norm_cfg))
             self.stages.append(stage)
 
-        self.apply(_init_published)
+        init_convs(self)  # norms keep weight 1 and bias 0
         self._settle()
         if deploy:
             self.switch_to_deploy()
@@ -143,6 +143,7 @@ class RapidNet(Backbone):
         recompute = self.with_cp and self.training and torch.is_grad_enabled()
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         outs: list[Tensor] = []
+        stage: Any
         for i, stage in enumerate(self.stages):
             for layer in stage:
                 x = recomputed(layer, x) if recompute else layer(x)
@@ -199,11 +200,3 @@ class RapidNet(Backbone):
         stage, layer = int(rest[0]), int(rest[1])
         # The downsampling counts with the first block of its stage.
         return sum(self.depths[:stage]) + 1 + (max(layer - 1, 0) if stage else layer)
-
-
-def _init_published(module: nn.Module) -> None:
-    """The official initialisation; norms keep weight 1 and bias 0."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

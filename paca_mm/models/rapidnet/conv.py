@@ -1,4 +1,4 @@
-"""Convolution, norm, activation: what all of RapidNet is made of, and its folding into one convolution."""
+"""Convolution, norm, activation, what all of RapidNet is made of; folded, it is one convolution."""
 
 from typing import Any
 
@@ -84,6 +84,15 @@ class ConvNormAct(nn.Module):
         self.norm = None
 
 
-def _like(value: Tensor, parameter: nn.Parameter) -> nn.Parameter:
+def _like(value: Tensor, parameter: Tensor) -> nn.Parameter:
     """A parameter with another value."""
     return nn.Parameter(value.to(parameter), requires_grad=parameter.requires_grad)
+
+
+def init_convs(module: nn.Module) -> None:
+    """The published initialisation of all convolutions: Kaiming normal, biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

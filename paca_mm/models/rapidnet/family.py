@@ -19,6 +19,8 @@ FAMILY = Family(
     title='RapidNet',
     members={
         'RapidNet': Member('paca_mm.models.rapidnet.backbone'),
+        'RapidNetClsHead': Member('paca_mm.models.rapidnet.cls_head', host='mmpretrain'),
+        'DistilledClassifier': Member('paca_mm.models.rapidnet.distill', host='mmpretrain'),
     },
     backbone='RapidNet',
     toy=dict(
@@ -32,4 +34,6 @@ FAMILY = Family(
     layout=LAYOUT,
     catalogue=CATALOGUE,
     prefix='rapidnet_',
+    contestants='paca_mm.models.rapidnet.contestants',
+    timm_head='paca_mm.models.rapidnet.timm_head',
 )

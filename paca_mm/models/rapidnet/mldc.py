@@ -1,4 +1,4 @@
-"""The MLDC block: two dilated convolutions beside each other, then a large-kernel feed-forward network."""
+"""The MLDC block: two dilated convolutions side by side, then a large-kernel feed-forward network."""
 
 import torch
 import torch.nn as nn
