@@ -1,6 +1,8 @@
 """RapidNet's own facts: the official answers, a float64 reference, counts, keys, folding, errors."""
 
 import copy
+import doctest
+import importlib
 import re
 
 import pytest
@@ -378,3 +380,9 @@ def test_a_folded_model_does_not_train():
 def test_wrong_sizes_are_explained(arch, message):
     with pytest.raises(UserError, match=f'(?s){message}'):
         RapidNet(arch)
+
+
+def test_docstring_example():
+    result = doctest.testmod(importlib.import_module('paca_mm.models.rapidnet.backbone'))
+    assert result.attempted
+    assert not result.failed

@@ -7,6 +7,7 @@ from helpers import golden
 from helpers.tool import run
 from paca_mm.analysis.speed.contestants import Setting, make, variants
 from paca_mm.errors import UserError
+from paca_mm.paths import assets_root
 
 SMALL = Setting(batch=1, height=64, width=64)
 
@@ -64,23 +65,19 @@ def test_the_test_command_takes_an_official_file(tmp_path, monkeypatch, capfd):
     official_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     ensure_shapes(tmp_path / 'shapes', num_train=6, num_val=6)
-    names = sorted(path.name for path in (tmp_path / 'shapes/imagefolder/val').iterdir())
-    for i in range(len(names), 1000):
-        (tmp_path / 'shapes/imagefolder/val' / f'z{i:04d}').mkdir()
-    code = run(
-        'test',
-        'configs/cls/rapidnet/rapidnet_ti_in1k.py',
-        tmp_path / 'official.pth',
-        '--work-dir',
-        tmp_path / 'work',
-        '--cfg-options',
-        'test_dataloader.dataset.type=CustomDataset',
-        f'test_dataloader.dataset.data_root={tmp_path}/shapes',
-        'test_dataloader.dataset.data_prefix=imagefolder/val',
-        'test_dataloader.dataset.split=',
-        'test_dataloader.num_workers=0',
-        'test_dataloader.persistent_workers=False',
+    for i in range(6, 1000):  # six classes have images
+        (tmp_path / 'shapes/imagefolder/val' / f'z{i:03d}').mkdir()
+    config = tmp_path / 'ti_on_folders.py'
+    config.write_text(
+        f"""_base_ = {str(assets_root() / 'configs/cls/rapidnet/rapidnet_ti_in1k.py')!r}
+data = dict(
+    _delete_=True, type='CustomDataset', data_root={str(tmp_path / 'shapes')!r},
+    data_prefix='imagefolder/val', test_mode=True, pipeline=_base_.test_pipeline,
+)
+test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+"""
     )
+    code = run('test', config, tmp_path / 'official.pth', '--work-dir', tmp_path / 'work')
     out, err = capfd.readouterr()
     assert code == 0, err
     assert 'accuracy/top1' in out
