@@ -107,6 +107,9 @@ class Family:
         contestants: The module with its entries in the benchmark: ``VARIANTS`` (name -> words),
             ``backbone(arguments, variants)``, ``EXTRAS`` (name -> a head by its variants) and, with
             a variant ``blocks``, ``compile_blocks(model)``.
+        timm_head: The module with its classifier for timm, where that is more than one linear layer:
+            ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
+            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape.
     """
 
     title: str
@@ -118,6 +121,7 @@ class Family:
     catalogue: Catalogue | None = None
     prefix: str = ''
     contestants: str | None = None
+    timm_head: str | None = None
 
     @property
     def rows(self) -> Mapping[str, Row]:

@@ -15,6 +15,7 @@ timm (1.0 or newer) is an extra, ``pip install paca_mm[timm]``; nothing else in 
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch.nn as nn
@@ -48,6 +49,8 @@ class BackboneClassifier(nn.Module):
     """
 
     backbone_class: type[Backbone]
+    #: The module with the family's own classifier; None for one linear layer.
+    head_module: Any = None
 
     def __init__(
         self,
@@ -70,8 +73,14 @@ class BackboneClassifier(nn.Module):
                 zip(self.backbone.embed_dims, self.backbone.strides, strict=True)
             )
         ]
-        self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
-        _init_head(self.head)
+        self.head: Any
+        if self.head_module is None:
+            self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
+            _init_head(self.head)
+        else:
+            dims = self.backbone.embed_dims
+            self.head = self.head_module.Head(dims, num_classes, global_pool, drop_rate)
+            self.head_hidden_size = self.head.hidden_size
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's map, (B, C, H / 32, W / 32)."""
@@ -113,14 +122,23 @@ class BackboneClassifier(nn.Module):
             self.reset_classifier(0, '')
         return take
 
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
+    def get_classifier(self) -> Any:
+        """The layer that classes shape; a tuple where there are several."""
+        layers = tuple(
+            getattr(self.head, name.removeprefix('head.')) for name in self._classifier()
+        )
+        return layers if self.head_module else layers[0]
+
+    @classmethod
+    def _classifier(cls) -> tuple[str, ...]:
+        return cls.head_module.CLASSIFIER if cls.head_module else ('head.fc',)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Another number of classes, freshly initialised."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
-        _init_head(self.head)
+        if self.head_module is None:
+            _init_head(self.head)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Which parameters are a layer, for layer-wise learning rates."""
@@ -158,7 +176,7 @@ def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, T
     return state
 
 
-def _cfg(catalogue: Catalogue, row: str) -> dict[str, Any]:
+def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[str, Any]:
     return dict(
         url=catalogue.weights('cls', row) or '',
         num_classes=1000,
@@ -169,7 +187,7 @@ def _cfg(catalogue: Catalogue, row: str) -> dict[str, Any]:
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         first_conv=catalogue.first_conv and f'backbone.{catalogue.first_conv}',
-        classifier='head.fc',
+        classifier=classifier if len(classifier) > 1 else classifier[0],
         license=catalogue.license,
         paper_ids=catalogue.paper,
     )
@@ -200,15 +218,22 @@ default_cfgs: dict[str, Any] = {}
 for _family in families().values():
     if _family.backbone and _family.catalogue and 'cls' in _family.catalogue.kinds:
         # timm tells models apart by their class.
-        _class = type(
+        _class: Any = type(
             f'{_family.backbone}Classifier',
             (BackboneClassifier,),
-            dict(backbone_class=load_member(_family.backbone), __module__=__name__),
+            dict(
+                backbone_class=load_member(_family.backbone),
+                head_module=import_module(_family.timm_head) if _family.timm_head else None,
+                __module__=__name__,
+            ),
         )
         globals()[_class.__name__] = _class
         __all__.append(_class.__name__)
         default_cfgs |= generate_default_cfgs(
-            {f'{_family.prefix}{_row}.in1k': _cfg(_family.catalogue, _row) for _row in _family.rows}
+            {
+                f'{_family.prefix}{_row}.in1k': _cfg(_family.catalogue, _row, _class._classifier())
+                for _row in _family.rows
+            }
         )
         for _row in _family.rows:
             globals()[_family.prefix + _row] = _register(_family, _class, _row)

@@ -14,7 +14,7 @@ from paca_mm.families import Family
 from paca_mm.models.common.norms import revert_sync_batchnorm
 
 #: The models that take any backbone, by task: ``configs/<task>/_base_/models/<name>.py``.
-HOSTS = {'mask_rcnn': 'det', 'upernet': 'seg', 'paca_head': 'seg'}
+HOSTS = {'mask_rcnn': 'det', 'upernet': 'seg', 'paca_head': 'seg', 'fpn': 'seg'}
 
 
 def build(cfg: Config) -> nn.Module:

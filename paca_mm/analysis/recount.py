@@ -48,8 +48,8 @@ def _wrong_words(entry: Entry, family: Family) -> Iterator[str]:
     if entry.name != Path(entry.config).stem:
         yield f'it must have the name of its config, {Path(entry.config).stem}.'
     url = family.catalogue.weights(kind, entry.metadata['Row'])
-    if bool(entry.weights) != bool(entry.metrics):
-        yield 'published weights and published results go together.'
+    if bool(entry.weights) != bool(entry.metrics) and not entry.notes:
+        yield 'published weights and published results go together; where not, Notes say why.'
     if entry.weights and entry.weights != url:
         yield f'the weights of this row are at {url}, not at {entry.weights}.'
     elif entry.converted_from != entry.weights:

@@ -271,7 +271,7 @@ def _by_pattern(renamed: Iterable[tuple[str, str]]) -> list[str]:
 def _pattern(key: str) -> str:
     """A parameter's module, with a star for the number of a stage, block, level or branch."""
     # The numbers that end official names (clustering.0, block1.0.3) are layers of different kinds.
-    name = re.sub(r'(stage|block)\d+\.\d+', r'\1*.*', key.rpartition('.')[0])
+    name = re.sub(r'(stages?\.?|block|backbone\.)\d+\.\d+', r'\1*.*', key.rpartition('.')[0])
     return re.sub(r'(transition|lateral|fpn|to_clusters|convs\.)\d+', r'\1*', name)
 
 

@@ -42,6 +42,7 @@ class KeyLayout:
     Attributes:
         title: What messages call the backbone.
         anchor: The key by which the backbone is found inside a checkpoint, in either layout.
+        official_anchor: The official name of that key, where it is not ours.
         table: The rows for a backbone with these keys, of either layout.
         settings: The arguments of the backbone that a state dict (ours, without prefix) shows.
         build: A backbone from such arguments.
@@ -70,10 +71,18 @@ class KeyLayout:
     classifier: Table = (('head.', 'head.fc.'), ('', 'backbone.'))
     restart: str = '(?!)'  # nothing
     prefer: Sequence[str] = ()
+    official_anchor: str = ''
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """The anchor in our layout and, where it has another name, in the official one."""
+        return (self.anchor, self.official_anchor) if self.official_anchor else (self.anchor,)
 
     def find(self, keys: Iterable[str]) -> str | None:
         """What stands before the backbone's keys in a checkpoint, or None if there is none in it."""
-        found = [key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor)]
+        found = [
+            key[: -len(anchor)] for key in keys for anchor in self.anchors if key.endswith(anchor)
+        ]
         return min(found, key=len) if found else None
 
     def is_official(self, keys: Iterable[str]) -> bool:
@@ -136,7 +145,7 @@ class KeyLayout:
         The keys within the backbone stay as they are. A state dict that has no backbone at the top
         stays as it is.
         """
-        if prefix + self.anchor in state:
+        if any(prefix + anchor in state for anchor in self.anchors):
             _exchange(state, prefix, self.classifier)
 
     def classifier_to_official(self, state: MutableMapping[str, Any], prefix: str = '') -> None:
@@ -162,7 +171,7 @@ class KeyLayout:
         for official, ours in self.table(keys):
             source, target = (official, ours) if to_ours else (ours, official)
             rows.append(
-                (re.compile(_pattern(source).pattern + r'(?=\.[a-z_]+$)'), _template(target))
+                (re.compile(_pattern(source).pattern + r'(?=\.[a-z_]\w*$)'), _template(target))
             )
         names = {}
         for key in keys:

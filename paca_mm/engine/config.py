@@ -58,9 +58,14 @@ def use_shapes(cfg: Config) -> None:
 
     Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every
     ``num_classes`` of the model its class count, and weights that would have to be downloaded are
-    left out. The rest of the model stays as it is.
+    left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
+    training would be that of a short one's beginning. The rest of the model stays as it is.
     """
     task = task_for(cfg)
+    if cfg.model.get('teacher') is not None:
+        cfg.model.teacher = None
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'EMAHook']
     base = assets_root() / 'configs' / task.name / '_base_'
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
         for key, value in Config.fromfile(base / overlay).items():

@@ -94,6 +94,7 @@ def make(name: str, setting: Setting) -> Contestant:
         )
     if row:
         family, short = row
+        _check_own(name, family, own)
         backbone = _own_contestants(family).backbone(family.rows[short].backbone, own)
         model, step = _Classifier(backbone), classify
     elif extra:
@@ -113,6 +114,15 @@ def make(name: str, setting: Setting) -> Contestant:
     run = step(model, setting, 'channels_last' in chosen, 'compile' in chosen)
     compiled = bool({'compile', 'blocks'} & {*chosen})
     return Contestant(model, run, Facts(setting, params, macs, compiled))
+
+
+def _check_own(name: str, family: Family, variants: Sequence[str]) -> None:
+    """A variant of one family is none of another's."""
+    able = ['cp', *_own_contestants(family).VARIANTS]
+    if others := [v for v in variants if v not in able]:
+        raise UserError(
+            f'{name!r}: {family.title} has no variant {others[0]!r}; it knows {", ".join(able)}.'
+        )
 
 
 def known() -> list[str]:
@@ -143,8 +153,6 @@ def _own_contestants(family: Family) -> Any:
         return import_module(family.contestants)
 
     def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
-        if others := [v for v in variants if v != 'cp']:
-            raise UserError(f'{family.title} has no variant {others[0]!r}; it knows cp only.')
         cls = load_member(family.backbone or '')
         return cls(**arguments, drop_path_rate=0.0, with_cp='cp' in variants)
 

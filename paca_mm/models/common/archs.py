@@ -12,6 +12,7 @@ def resolve_arch(
     required: Sequence[str],
     optional: Sequence[str] = (),
     fractions: Sequence[str] = (),
+    zeros: Sequence[str] = (),
 ) -> dict[str, tuple]:
     """The sizes of an arch, as a fresh dict of tuples with one entry a stage.
 
@@ -21,10 +22,11 @@ def resolve_arch(
         required: Keys that a mapping must have.
         optional: Keys that it may have.
         fractions: Keys whose numbers need not be integers.
+        zeros: Keys whose numbers may be 0.
 
     Raises:
         UserError: The name is unknown, a key is missing or unknown, the lengths differ, or a number
-            is not above 0.
+            is too small.
     """
     if isinstance(arch, str):
         if arch not in known:
@@ -56,8 +58,10 @@ def resolve_arch(
                 f'every list of an arch has one number per stage, but their lengths are '
                 f'{ {k: len(v) for k, v in arch.items()} }.'
             )
-        whole = key not in fractions
-        if any(v <= 0 or (whole and v != int(v)) for v in sizes[key]):
-            kind = 'whole numbers above 0' if whole else 'numbers above 0'
+        whole, least = key not in fractions, 'from 0' if key in zeros else 'above 0'
+        if any(
+            v < 0 or (not v and key not in zeros) or (whole and v != int(v)) for v in sizes[key]
+        ):
+            kind = f'whole numbers {least}' if whole else f'numbers {least}'
             raise UserError(f'arch[{key!r}] must hold {kind}, but it is {value!r}.')
     return sizes
