@@ -137,11 +137,11 @@ class KeyLayout:
         stays as it is.
         """
         if prefix + self.anchor in state:
-            _exchange(state, prefix, self.classifier)
+            exchange(state, prefix, self.classifier)
 
     def classifier_to_official(self, state: MutableMapping[str, Any], prefix: str = '') -> None:
         """The way back of :meth:`classifier_to_ours`, in place."""
-        _exchange(state, prefix, [(ours, official) for official, ours in self.classifier])
+        exchange(state, prefix, [(ours, official) for official, ours in self.classifier])
 
     def _constants(
         self,
@@ -197,7 +197,7 @@ def _renumbered(key: str, source: str, target: str, prefix: str) -> str:
     return prefix + _pattern(source).sub(_template(target), key)
 
 
-def _exchange(state: MutableMapping[str, Any], prefix: str, rows: Table) -> None:
+def exchange(state: MutableMapping[str, Any], prefix: str, rows: Table) -> None:
     """Exchange what keys begin with, by the first row that fits."""
     for key in [key for key in state if key.startswith(prefix)]:
         name, value = key[len(prefix) :], state.pop(key)
