@@ -1,4 +1,4 @@
-"""The entries of Attentive Normalization in the benchmark: its rows, as they are, plain, with BatchNorm."""
+"""The entries of Attentive Normalization in the benchmark: its rows, and what they are compared with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -15,9 +15,7 @@ from paca_mm.registry import MODELS
 
 
 @MODELS.register_module()
-def ReplaceNorms(  # noqa: N802  (what users type)
-    module: Mapping[str, Any], norms: Mapping[str, Any], **given: Any
-) -> nn.Module:
+def ReplaceNorms(module: Mapping[str, Any], norms: Mapping[str, Any], **given: Any) -> nn.Module:
     """Build a module of the host and exchange some of its norms.
 
     It returns the host's module itself: its class, its methods, its keys. Norms that were frozen
@@ -89,7 +87,7 @@ def _matched(pattern: str, found: Mapping[str, nn.Module], model: nn.Module) -> 
         raise UserError(f'ReplaceNorms: {pattern!r} is no regular expression: {e}.') from e
     if not names:
         # A pattern and a name differ in their numbers, which say nothing about what is near.
-        kinds = {re.sub(r'\d+(?=\.)', '0', name): name for name in reversed(found)}
+        kinds = {re.sub(r'\d+(?=\.)', '0', name): name for name in reversed([*found])}
         plain = re.sub(r'\\d[+*]?|\[[^\]]*\][+*]?|\d+(?=\\\.)', '0', pattern).replace('\\', '')
         near = [kinds[kind] for kind in get_close_matches(plain, kinds, n=4, cutoff=0.3)]
         raise UserError(

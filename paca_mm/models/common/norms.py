@@ -1,6 +1,7 @@
 """Norms across processes and on one."""
 
 import torch.nn as nn
+from mmengine.model import convert_sync_batchnorm as convert_all
 from mmengine.model import revert_sync_batchnorm as revert_all
 
 
@@ -22,6 +23,20 @@ def revert_sync_batchnorm(model: nn.Module) -> nn.Module:
                 'its place would compute something else. Configure it without synchronisation.'
             )
     return revert_all(exchange(model, 'without_sync'))
+
+
+def convert_sync_batchnorm(model: nn.Module, implementation: str = 'torch') -> nn.Module:
+    """Put torch's or mmcv's SyncBN in place of BatchNorm, for a job of several processes.
+
+    As mmengine's function, but a norm that has a ``with_sync()`` is asked for what to put in its place.
+    """
+    if hasattr(model, 'with_sync'):
+        return exchange(model, 'with_sync')
+    if not any(hasattr(module, 'with_sync') for module in model.modules()):
+        return convert_all(model, implementation)
+    for name, child in model.named_children():
+        setattr(model, name, convert_sync_batchnorm(child, implementation))
+    return model
 
 
 def exchange(model: nn.Module, method: str) -> nn.Module:

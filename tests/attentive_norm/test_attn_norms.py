@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn as nn
+from attentive_norm import reference
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.cnn import fuse_conv_bn as fuse
 from mmengine.model import constant_init, convert_sync_batchnorm
