@@ -89,9 +89,7 @@ def test_an_official_mobilenet_v2_fills_the_classifier():
 @pytest.mark.slow
 def test_torchvision_itself_has_these_names():
     models = pytest.importorskip('torchvision.models')
-    keys = {
-        k for k in models.mobilenet_v2().state_dict() if not k.startswith('features.18')
-    }
+    keys = {k for k in models.mobilenet_v2().state_dict() if not k.startswith('features.18')}
     found = convert(classifier('mobilenet_v2_an').state_dict(), to_official=True).state
     plain = {k.replace('weight_', 'weight').replace('bias_', 'bias') for k in found}
     assert keys <= plain
