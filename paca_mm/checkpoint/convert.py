@@ -25,7 +25,7 @@ from .rename import find_layout
 
 #: What a checkpoint may be of, by a key (or the beginning of keys) that nothing else has.
 TASKS = {
-    'cls': ('head.weight', 'head.fc.weight'),
+    'cls': ('head.weight', 'head.fc.weight', 'fc.weight', 'classifier.1.weight'),
     'det': ('rpn_head.', 'roi_head.', 'bbox_head.'),
     'seg': ('decode_head.',),
 }

@@ -42,7 +42,7 @@ class KeyLayout:
     Attributes:
         title: What messages call the backbone.
         anchor: The key by which the backbone is found inside a checkpoint, in either layout.
-        official_anchor: The official name of that key, where it is not ours.
+        other_anchors: What that key is called besides: officially, or in other kinds of the backbone.
         table: The rows for a backbone with these keys, of either layout.
         settings: The arguments of the backbone that a state dict (ours, without prefix) shows.
         build: A backbone from such arguments.
@@ -71,12 +71,12 @@ class KeyLayout:
     classifier: Table = (('head.', 'head.fc.'), ('', 'backbone.'))
     restart: str = '(?!)'  # nothing
     prefer: Sequence[str] = ()
-    official_anchor: str = ''
+    other_anchors: Sequence[str] = ()
 
     @property
     def anchors(self) -> tuple[str, ...]:
-        """The anchor in our layout and, where it has another name, in the official one."""
-        return (self.anchor, self.official_anchor) if self.official_anchor else (self.anchor,)
+        """The anchor under all its names."""
+        return (self.anchor, *self.other_anchors)
 
     def find(self, keys: Iterable[str]) -> str | None:
         """What stands before the backbone's keys in a checkpoint, or None if there is none in it."""
@@ -146,11 +146,11 @@ class KeyLayout:
         stays as it is.
         """
         if any(prefix + anchor in state for anchor in self.anchors):
-            _exchange(state, prefix, self.classifier)
+            exchange(state, prefix, self.classifier)
 
     def classifier_to_official(self, state: MutableMapping[str, Any], prefix: str = '') -> None:
         """The way back of :meth:`classifier_to_ours`, in place."""
-        _exchange(state, prefix, [(ours, official) for official, ours in self.classifier])
+        exchange(state, prefix, [(ours, official) for official, ours in self.classifier])
 
     def _constants(
         self,
@@ -206,7 +206,7 @@ def _renumbered(key: str, source: str, target: str, prefix: str) -> str:
     return prefix + _pattern(source).sub(_template(target), key)
 
 
-def _exchange(state: MutableMapping[str, Any], prefix: str, rows: Table) -> None:
+def exchange(state: MutableMapping[str, Any], prefix: str, rows: Table) -> None:
     """Exchange what keys begin with, by the first row that fits."""
     for key in [key for key in state if key.startswith(prefix)]:
         name, value = key[len(prefix) :], state.pop(key)

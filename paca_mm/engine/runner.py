@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.errors import UserError
 from paca_mm.files import move_into_place
+from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
 from .loading import naming_files
@@ -59,6 +60,17 @@ class SafeRunner(Runner):
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(seed or 0)
         return naming_files(loader)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
+        """As the base class; under ``sync_bn`` a norm that is more than BatchNorm converts itself."""
+        kind = self.cfg.get('sync_bn')
+        if not self.distributed or kind is None or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        self.cfg.sync_bn = None
+        try:
+            return super().wrap_model(model_wrapper_cfg, convert_sync_batchnorm(model, kind))
+        finally:
+            self.cfg.sync_bn = kind
 
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any

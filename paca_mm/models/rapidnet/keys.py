@@ -109,7 +109,7 @@ def build(found: Mapping[str, Any]) -> nn.Module:
 LAYOUT = KeyLayout(
     title='RapidNet',
     anchor='stem.halving1.conv.weight',
-    official_anchor='stem.stem.0.weight',
+    other_anchors=('stem.stem.0.weight',),
     table=table,
     settings=settings,
     build=build,

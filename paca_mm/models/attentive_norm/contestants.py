@@ -1,0 +1,57 @@
+"""The entries of Attentive Normalization in the benchmark: its rows, and what they are compared with."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn as nn
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from paca_mm.errors import UserError
+from paca_mm.families import load_member
+
+from .plain import make_plain
+
+VARIANTS = {
+    'plain': 'the plain reading (ours only)',
+    'bn': "the host's model with its BatchNorms (rows of Attentive Normalization only)",
+}
+EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
+
+#: The channels of each host's last map.
+_WIDTHS = {'mmpretrain.ResNet': 2048, 'mmpretrain.MobileNetV2': 1280}
+
+
+class _Backbone(nn.Module):
+    """A host's backbone that says how wide its map is."""
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = (width,)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.backbone(x)
+
+
+def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
+    """A backbone that returns its last map.
+
+    Raises:
+        UserError: A variant is not of this family, or two do not go together.
+    """
+    if unknown := [v for v in variants if v not in (*VARIANTS, 'cp')]:
+        raise UserError(
+            f'Attentive Normalization has no variant {unknown[0]!r}; it knows cp, '
+            f'{", ".join(VARIANTS)}.'
+        )
+    if {*VARIANTS} <= {*variants}:
+        raise UserError('+plain and +bn do not go together: a BatchNorm has no plain reading.')
+    module = {**arguments['module'], 'with_cp': 'cp' in variants}
+    if 'bn' in variants:
+        made = MODELS.build(module)
+    else:
+        made = load_member('ReplaceNorms')(module=module, norms=arguments['norms'])
+    if 'plain' in variants:
+        make_plain(made)
+    return _Backbone(made, _WIDTHS[module['type']])
