@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from paca_mm.families import families
+
 from .conditions import Conditions
 from .results import Row
 
@@ -38,13 +40,24 @@ def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
 
 
 #: Ours in one colour, the yardstick of the same weights in grey, the others by family.
-_COLOURS = {'paca': '#c1272d', 'swin': '#1f77b4', 'convnext': '#2ca02c', 'pvtv2': '#e08a00'}
+_OURS, _PLAIN, _OTHERS = '#c1272d', '#777777', '#8c6bb1'
+_COLOURS = {
+    'swin': '#1f77b4',
+    'convnext': '#2ca02c',
+    'pvtv2': '#e08a00',
+    'fastvit': '#1f77b4',
+    'mobileone': '#2ca02c',
+    'repvit': '#e08a00',
+    'efficientformer': '#17a2a8',
+}
 
 
 def _colour(name: str) -> str:
     if '+plain' in name:
-        return '#777777'
-    return next((c for key, c in _COLOURS.items() if key in name), '#8c6bb1')
+        return _PLAIN
+    if any(f.prefix and f.prefix.rstrip('_') in name for f in families().values()):
+        return _OURS
+    return next((c for key, c in _COLOURS.items() if key in name), _OTHERS)
 
 
 def _axes(conditions: Conditions, row: Row, title: str) -> tuple[Any, Any]:
@@ -86,12 +99,12 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
     figure, axes = _axes(
         conditions, rows[0], f'Accuracy (published) against time (measured), {side}'
     )
-    families: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for r in rows:
         # paca_small and paca_base are sizes of one family; a variant is a family of its own.
         family = r.name.rpartition('_')[0] if '_' in r.name and '+' not in r.name else r.name
-        families.setdefault(family, []).append(r)
-    for i, (family, members) in enumerate(families.items()):
+        groups.setdefault(family, []).append(r)
+    for i, (family, members) in enumerate(groups.items()):
         members.sort(key=lambda r: r.ms)
         x, y = [r.ms for r in members], [r.accuracy for r in members]
         bars = [[r.ms - r.ms_p10 for r in members], [r.ms_p90 - r.ms for r in members]]
