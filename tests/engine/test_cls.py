@@ -25,13 +25,12 @@ from mmpretrain.structures import DataSample  # noqa: E402
 from mmpretrain.visualization import UniversalVisualizer  # noqa: E402
 
 from paca_mm.engine.checks import check_config  # noqa: E402
-from paca_mm.engine.config import configs, load_config  # noqa: E402
+from paca_mm.engine.config import load_config  # noqa: E402
 from paca_mm.engine.distributed import prepare_cpu  # noqa: E402
 from paca_mm.engine.loading import naming_files  # noqa: E402
 from paca_mm.engine.predict import Predictor  # noqa: E402
 from paca_mm.errors import UserError  # noqa: E402
 
-CONFIGS = [path for path in configs() if path.parent.name == 'cls']
 IN1K = {row: f'configs/cls/paca_{row}_in1k.py' for row in ROWS}
 
 
