@@ -67,6 +67,7 @@ def test_a_wrong_row_in_the_table_is_caught(name, monkeypatch):
     assert (out - expected).norm() / expected.norm() > 1e-3
 
 
+@pytest.mark.slow
 def test_official_keys_load_strictly_under_any_prefix():
     model = PaCaViT(arch=MINI_TEACHER, num_clusters=(7, 5, 3, 2))
     state = model.state_dict()

@@ -75,6 +75,7 @@ def _user_config(root, num_classes, **options):
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_ones_own_folders(tmp_path, official):
     """The config to copy, from the official file to a checkpoint, on a handful of images."""
     _folders(tmp_path / 'data', ['ant', 'bee'], images=2)
