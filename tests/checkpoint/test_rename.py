@@ -15,6 +15,7 @@ OFFICIAL = ['feat_tiny_conv', 'feat_small_mlp_ade', 'feat_small_teacher']
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'a.b.'])
 @pytest.mark.parametrize('row', ROWS)
+@pytest.mark.slow
 def test_there_and_back(row, prefix):
     model = PaCaViT(**ROWS[row][0])
     state = {prefix + key: value for key, value in model.state_dict().items()}

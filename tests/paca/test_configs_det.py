@@ -54,6 +54,7 @@ def test_the_recipe(row):
     assert cfg.train_dataloader.batch_size == 2
 
 
+@pytest.mark.slow
 def test_no_norm_decays_and_everything_else_does():
     from mmengine.optim import build_optim_wrapper
 

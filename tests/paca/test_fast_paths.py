@@ -323,6 +323,7 @@ def test_the_switch_makes_every_layer_be_called(name, grad, whole, called):
 
 
 @pytest.mark.parametrize(('value', 'plain'), [('1', True), ('0', False), ('', False)])
+@pytest.mark.slow
 def test_the_switch_is_read_from_the_environment(value, plain):
     code = 'from paca_mm.models.common import fast_paths; print(fast_paths.PLAIN)'
     result = subprocess.run(
