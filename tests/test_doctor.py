@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from paca_mm import environment
 from paca_mm.families import families
 from paca_mm.paths import assets_root
@@ -43,6 +45,7 @@ def run_doctor(*arguments, missing=()):
     )
 
 
+@pytest.mark.slow
 def test_doctor_finds_this_environment_usable():
     run = run_doctor()
     assert run.returncode == 0, run.stdout + run.stderr

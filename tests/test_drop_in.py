@@ -26,6 +26,7 @@ model = dict(
 """
 
 
+@pytest.mark.slow
 def test_mmdets_own_script_trains_a_stock_config_with_our_backbone(tmp_path):
     if not (MIM / 'configs').is_dir():
         pytest.skip('this mmdet was installed without its configs (.mim)')

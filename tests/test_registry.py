@@ -16,6 +16,7 @@ def python(code, **kwargs):
 
 
 @pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.slow
 def test_builds_from_every_scope_and_folder_without_custom_imports(host, tmp_path):
     pytest.importorskip(host)
     done = python(
@@ -43,6 +44,7 @@ def test_importing_the_package_imports_nothing():
     assert done.stdout.startswith("['paca_mm'] "), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_backbone_imports_no_host():
     done = python(
         """
@@ -55,6 +57,7 @@ def test_the_backbone_imports_no_host():
     assert done.stdout.strip() == 'set()', done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_arch_says_so_through_the_registry():
     done = python(
         """

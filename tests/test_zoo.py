@@ -55,6 +55,7 @@ def test_the_rows_are_those_of_the_tests():
         assert {'arch': 'small', **ROWS[row][0]} == entry.backbone
 
 
+@pytest.mark.slow
 def test_every_row_is_recognised_by_what_it_is_made_of():
     from paca_mm.models.paca.keys import LAYOUT
 
@@ -68,6 +69,7 @@ def test_every_row_is_recognised_by_what_it_is_made_of():
 
 
 @pytest.mark.parametrize('task', TASKS)
+@pytest.mark.slow
 def test_metafile_is_right(task):
     """Every config is built and counted; addresses are those of the rows."""
     in_scope(task)
@@ -103,6 +105,7 @@ def test_macs_of_the_metafile(task):
 
 
 @pytest.mark.parametrize('row', ['tiny', 'small_c100_blockwise', 'base_teacher'])
+@pytest.mark.slow
 def test_macs_that_are_counted_agree_with_the_closed_form(row):
     """What ``check_metafiles.py`` counts as the model runs, and ``get_flops.py`` with it."""
     in_scope('cls')
@@ -151,6 +154,7 @@ def _spoil(monkeypatch, task='cls', **changes):
     return [p for p in problems if p.startswith((first.name, 'cls', 'other'))]
 
 
+@pytest.mark.slow
 def test_a_wrong_metafile_is_caught(monkeypatch):
     wrong = {'Row': 'tiny', 'Parameters': 12_200_681}
     (problem,) = _spoil(monkeypatch, metadata=wrong)
@@ -168,6 +172,7 @@ def test_a_wrong_metafile_is_caught(monkeypatch):
     assert any('the row tiny is missing' in p for p in problems)
 
 
+@pytest.mark.slow
 def test_the_check_command_says_what_to_do(tmp_path):
     done = subprocess.run(
         [sys.executable, str(assets_root() / 'dev' / 'check_metafiles.py'), '--help'],

@@ -25,6 +25,7 @@ def backbone_macs(model, height, width):
 
 
 @pytest.mark.parametrize('row', ROWS)
+@pytest.mark.slow
 def test_the_published_rows(row):
     macs = backbone_macs(PaCaViT(**ROWS[row][0]), 224, 224)
     assert macs == closed_form.backbone_macs(224, 224, **ROWS[row][0])

@@ -29,6 +29,7 @@ def test_medians_and_ratios_round_by_round():
     assert ratios([1.0, 10.0, 2.0], [2.0, 20.0, 4.0]) == Spread(2, 2, 2)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
     code = run(
         'benchmark', 'paca_tiny', 'paca_tiny+plain', 'paca_small', '--size', '64', '96x64',
@@ -55,6 +56,7 @@ def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path, capsys):
     assert plots == ['_accuracy.png', '_size.png']
 
 
+@pytest.mark.slow
 def test_one_round_of_the_goals(monkeypatch):
     monkeypatch.setattr(goals, 'INFERENCE', [('paca_small', 'paca_small+plain', 1.8, 2.5)])
     plan = goals.entries()
@@ -117,6 +119,7 @@ def test_peak_memory_is_measured():
     ['paca_tiny_teacher', 'paca_tiny+cp', 'paca_tiny+stages123', 'paca_tiny+channels_last', 'head',
      'head+cp+bf16', 'resnet50', 'mmpretrain/resnet18_8xb32_in1k', 'timm/resnet18'],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_step_of_a_classifier_or_a_head(name, mode):
     for package in ('mmseg', 'timm', 'mmpretrain'):
         if package == ('mmseg' if 'head' in name else name.partition('/')[0]):
@@ -128,6 +131,7 @@ def test_a_step_of_a_classifier_or_a_head(name, mode):
 
 
 @pytest.mark.parametrize('mode', ['infer', 'train'])
+@pytest.mark.slow
 def test_the_profile_adds_up(mode, capfd):
     words = ['--profile', '--mode', mode, '--size', '64', '--batch', '2', '--rounds', '2']
     assert run('benchmark', 'paca_tiny', *words) == 0
@@ -145,6 +149,7 @@ def test_the_profile_adds_up(mode, capfd):
 @pytest.mark.parametrize('mode', ['infer', 'train'])
 @pytest.mark.parametrize('host', HOSTS)
 @pytest.mark.parametrize('backbone', ['paca_tiny', 'swin_t', 'pvtv2_b1'])
+@pytest.mark.slow
 def test_a_step_of_a_whole_model(host, backbone, mode):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
@@ -198,6 +203,7 @@ def test_peers_come_from_either_library(monkeypatch):
         (['mask_rcnn/a/b'], "the backbone 'a/b' is unknown"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_on_purpose(words, message, capsys):
     if words[0].startswith('timm/'):
         pytest.importorskip('timm')

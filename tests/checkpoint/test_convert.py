@@ -35,6 +35,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize('row', ROWS)
+@pytest.mark.slow
 def test_there_and_back_on_every_row(row):
     ours = checkpoint('cls', row)
     official = convert(ours, to_official=True)

@@ -226,6 +226,7 @@ def test_no_network(tmp_path, monkeypatch):
     assert not any(tmp_path.rglob('*.pth'))
 
 
+@pytest.mark.slow
 def test_reading_needs_neither_hosts_nor_compiled_ops():
     """The backbone, its checkpoints included, where only torch, mmengine and op-less mmcv are."""
     code = """

@@ -15,6 +15,7 @@ OFFICIAL = ['feat_tiny_conv', 'feat_small_mlp_ade', 'feat_small_teacher']
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'a.b.'])
 @pytest.mark.parametrize('row', ROWS)
+@pytest.mark.slow
 def test_there_and_back(row, prefix):
     model = PaCaViT(**ROWS[row][0])
     state = {prefix + key: value for key, value in model.state_dict().items()}
@@ -67,6 +68,7 @@ def test_a_wrong_row_in_the_table_is_caught(name, monkeypatch):
     assert (out - expected).norm() / expected.norm() > 1e-3
 
 
+@pytest.mark.slow
 def test_official_keys_load_strictly_under_any_prefix():
     model = PaCaViT(arch=MINI_TEACHER, num_clusters=(7, 5, 3, 2))
     state = model.state_dict()

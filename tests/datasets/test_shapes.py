@@ -469,6 +469,7 @@ def test_tool_makes_it_and_says_what_comes_next(tmp_path):
     assert '--force' in other.stderr
 
 
+@pytest.mark.slow
 def test_tool_refuses_a_foreign_folder_without_a_traceback(tmp_path):
     (tmp_path / 'beach.jpg').write_bytes(b'precious')
     for force in ((), ('--force',)):

@@ -25,13 +25,12 @@ from mmpretrain.structures import DataSample  # noqa: E402
 from mmpretrain.visualization import UniversalVisualizer  # noqa: E402
 
 from paca_mm.engine.checks import check_config  # noqa: E402
-from paca_mm.engine.config import configs, load_config  # noqa: E402
+from paca_mm.engine.config import load_config  # noqa: E402
 from paca_mm.engine.distributed import prepare_cpu  # noqa: E402
 from paca_mm.engine.loading import naming_files  # noqa: E402
 from paca_mm.engine.predict import Predictor  # noqa: E402
 from paca_mm.errors import UserError  # noqa: E402
 
-CONFIGS = [path for path in configs() if path.parent.name == 'cls']
 IN1K = {row: f'configs/cls/paca_{row}_in1k.py' for row in ROWS}
 
 
@@ -76,6 +75,7 @@ def _user_config(root, num_classes, **options):
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_ones_own_folders(tmp_path, official):
     """The config to copy, from the official file to a checkpoint, on a handful of images."""
     _folders(tmp_path / 'data', ['ant', 'bee'], images=2)

@@ -63,6 +63,7 @@ RUNNERS.build(cfg).train()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_step_as_one(tmp_path):
     script = tmp_path / 'step.py'
     script.write_text(STEP)
@@ -77,6 +78,7 @@ def test_two_processes_step_as_one(tmp_path):
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-7, msg=key)
 
 
+@pytest.mark.slow
 def test_the_tools_run_in_two_processes(tmp_path):
     """Two epochs of a tiny detector, its evaluation, and the same evaluation by tools/test.py."""
     ensure_shapes(tmp_path / 'data/shapes', num_train=6, num_val=3)

@@ -83,6 +83,7 @@ def weights(file):
     return read_checkpoint(file)['state_dict']
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_straight_one_does(straight, folder, capfd):
     assert (
         run('train', 'tiny.py', '--work-dir', 'cut', '--cfg-options', 'train_cfg.max_epochs=2') == 0
@@ -96,6 +97,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(straight, folder, capfd)
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, msg=key)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_a_complete_checkpoint_and_the_next_run_goes_on(straight, folder):
     command = [sys.executable, assets_root() / 'tools/train.py', 'tiny.py', '--work-dir', 'killed']
     process = subprocess.Popen(
@@ -129,6 +131,7 @@ def test_a_torn_last_checkpoint_is_passed_over(straight, folder):
     assert find_latest_checkpoint('torn').name == 'epoch_2.pth'
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_only_after_the_new_one_stands(straight, folder, monkeypatch):
     kept = sorted(p.name for p in straight.glob('*.pth'))
     assert kept == ['epoch_2.pth', 'epoch_3.pth']
@@ -149,6 +152,7 @@ def test_old_checkpoints_go_only_after_the_new_one_stands(straight, folder, monk
     ]  # both are still there while the third is written
 
 
+@pytest.mark.slow
 def test_the_test_repeats_the_metrics_of_the_training(straight, folder, capfd):
     import json
 
@@ -173,6 +177,7 @@ def test_the_test_repeats_the_metrics_of_the_training(straight, folder, capfd):
     )
 
 
+@pytest.mark.slow
 def test_pretrained_weights_survive_the_runners_initialisation(folder):
     """The official code re-initialises them: this is the test that it would fail."""
     from paca_mm.models import PaCaViT
@@ -199,6 +204,7 @@ def test_stock_mmengine_reads_our_checkpoints_and_we_read_its(straight):
     assert history.current() == expected.current()
 
 
+@pytest.mark.slow
 def test_infer_draws_and_writes_json(straight, folder):
     import json
 

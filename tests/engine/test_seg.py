@@ -101,6 +101,7 @@ def test_the_config_is_written_to_train_with_sync_bn_and_this_machine_needs_none
     assert 'decode_head.k.2.running_var' in weights(straight / 'iter_4.pth')
 
 
+@pytest.mark.slow
 def test_test_repeats_the_metrics_to_the_digit(straight):
     trained = [row for row in scalars(straight) if 'mIoU' in row][-1]
     dirs = ('--work-dir', 'tested', '--show-dir', 'drawn')
@@ -113,6 +114,7 @@ def test_test_repeats_the_metrics_to_the_digit(straight):
 
 
 @pytest.mark.parametrize('step', [1, 2], ids=['', 'behind_a_validation'])
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_straight_one_does(straight, tmp_path, step):
     """Also with no seed in the config: it is in the checkpoint."""
     shutil.copy(straight / f'iter_{step}.pth', tmp_path)
@@ -129,6 +131,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(straight, tmp_path, step
 
 
 @pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.slow
 def test_sync_bn_trains_on_cpus(folder, tmp_path, processes):
     """Two steps of a job, their validation, and the same validation by tools/test.py."""
     if torch.cuda.is_available():
@@ -258,6 +261,7 @@ def test_a_mask_with_a_class_that_the_head_does_not_have(copy, capfd):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.slow
 def test_what_the_check_before_training_does_not_see_is_named_when_it_is_read(
     copy, capfd, monkeypatch, workers
 ):
@@ -323,6 +327,7 @@ def test_a_doubt_of_the_sample_is_settled_by_all_masks(copy):
     check_masks(pairs, labelling, 1, every_class=True)
 
 
+@pytest.mark.slow
 def test_no_label_is_no_mistake(copy):
     """0 and 255 mean "no label" under reduce_zero_label; not every class needs to occur."""
 
@@ -346,6 +351,7 @@ def test_image_and_mask_of_different_sizes(copy, capfd):
     )
 
 
+@pytest.mark.slow
 def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypatch):
     mask = copy / 'masks/train/000002.png'
     Image.open(mask).crop((0, 0, 100, 128)).save(mask)
@@ -456,6 +462,7 @@ def test_levels_that_the_check_does_not_know_are_named_by_the_head():
         model(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straight, capfd):
     state = dict(weights(straight / 'iter_4.pth'))
     for key in ('conv_seg.weight', 'conv_seg.bias', 'clustering.1.weight', 'clustering.1.bias'):
@@ -477,6 +484,7 @@ def test_training_from_a_checkpoint_of_other_classes_says_what_was_reset(straigh
 # ---- the README's worked example
 
 
+@pytest.mark.slow
 def test_training_on_ones_own_data_as_the_readme_says(tmp_path, capfd):
     """Its config as it stands, but for the size of the model."""
     readme = (assets_root() / 'configs/seg/README.md').read_text()

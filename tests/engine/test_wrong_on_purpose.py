@@ -49,6 +49,7 @@ def on(root):
     ]
 
 
+@pytest.mark.slow
 def test_the_exit_code_and_no_traceback_of_the_real_command(here):
     tool = assets_root() / 'tools/train.py'
     done = subprocess.run([sys.executable, tool, COCO], capture_output=True, text=True, check=False)
@@ -136,6 +137,7 @@ def pretrained(file):
         ('url', 'cannot be downloaded'),
     ],
 )
+@pytest.mark.slow
 def test_wrong_pretrained_files(here, shapes, capfd, monkeypatch, kind, message):
     file = here / 'weights.pth'
     if kind == 'empty':
@@ -173,6 +175,7 @@ def test_a_corrupt_image_is_found_before_training(here, capfd):
     assert f'{broken} is torn (5000 bytes' in message
 
 
+@pytest.mark.slow
 def test_an_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
     """The check before training looks at a sample; the rest is named when it stops the run."""
     from paca_mm.engine import data_checks
@@ -212,6 +215,7 @@ def test_testing_a_missing_checkpoint(here, shapes, capfd):
     assert f'the weights that the command line names do not exist: {here}/x.pth' in message
 
 
+@pytest.mark.slow
 def test_resuming_from_bare_weights(here, shapes, capfd):
     torch.save({'state_dict': {'x': torch.zeros(1)}}, here / 'bare.pth')
     message = fails(capfd, 'train', SHAPES, '--resume', here / 'bare.pth', *on(shapes))

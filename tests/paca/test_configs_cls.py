@@ -238,6 +238,7 @@ def _one_step(cfg, side=64):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_a_step_of_every_config(path):
     cfg = load_config(str(path))
     cfg.model.backbone.pop('init_cfg', None)  # no download
@@ -284,6 +285,7 @@ def test_commands_of_the_readme_exist():
         assert not config or (root / config).is_file(), config
 
 
+@pytest.mark.slow
 def test_convert_command(tmp_path, official):
     torch.save(official[0], tmp_path / 'official.pth')
     tool = Path(assets_root()) / 'tools' / 'convert_official.py'

@@ -54,6 +54,7 @@ def test_the_recipe(row):
     assert cfg.train_dataloader.batch_size == 2
 
 
+@pytest.mark.slow
 def test_no_norm_decays_and_everything_else_does():
     from mmengine.optim import build_optim_wrapper
 
@@ -70,6 +71,7 @@ def test_no_norm_decays_and_everything_else_does():
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_one_shrunk_step(path, tmp_path, monkeypatch):
     """The config's own model and pipeline, with fewer channels, on one image of its dataset."""
     from mmengine.runner import Runner

@@ -215,6 +215,7 @@ def shapes(tmp_path_factory):
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_one_shrunk_step(path, shapes):
     """The config's own model and pipeline, with fewer channels, on images of the shapes."""
     cfg = Config.fromfile(path)

@@ -101,6 +101,7 @@ def test_traced_and_saved(name):
 
 
 @pytest.mark.parametrize('name', ['conv_and_plain', 'teacher', 'head'])
+@pytest.mark.slow
 def test_exported_and_recorded(name):
     from torch.fx.experimental.proxy_tensor import make_fx
 

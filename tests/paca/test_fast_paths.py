@@ -323,6 +323,7 @@ def test_the_switch_makes_every_layer_be_called(name, grad, whole, called):
 
 
 @pytest.mark.parametrize(('value', 'plain'), [('1', True), ('0', False), ('', False)])
+@pytest.mark.slow
 def test_the_switch_is_read_from_the_environment(value, plain):
     code = 'from paca_mm.models.common import fast_paths; print(fast_paths.PLAIN)'
     result = subprocess.run(
@@ -471,6 +472,7 @@ def compiler():
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize('row', ROWS)
+@pytest.mark.slow
 def test_one_graph_without_a_break(row, training, compiler):
     model = golden.fill(PaCaViT(**small(row))).train(training)
     image = golden.image(2, 64, 96)
@@ -482,6 +484,7 @@ def test_one_graph_without_a_break(row, training, compiler):
 
 
 @pytest.mark.parametrize('name', ['blockwise', 'teacher'])
+@pytest.mark.slow
 def test_one_graph_for_images_of_every_size(name, compiler):
     model = mini(name, arch=SHALLOW_TEACHER if name == 'teacher' else SHALLOW)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=compiler)
@@ -506,6 +509,7 @@ def test_one_graph_for_images_of_every_size(name, compiler):
         ('teacher', 'aot_eager'),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_compiled_equals_eager(name, backend, compiler):
     arch = SHALLOW_TEACHER if name == 'teacher' else SHALLOW
     stages = (0,) if backend == 'inductor' else (0, 1, 2, 3)  # it takes a minute for all

@@ -741,6 +741,7 @@ def test_wrong_feature_maps_are_named():
         head(feature_maps()[:3])
 
 
+@pytest.mark.slow
 def test_without_mmseg_the_backbone_works_and_the_head_names_the_cure():
     code = """
         import sys

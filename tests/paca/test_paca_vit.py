@@ -195,6 +195,7 @@ def test_stochastic_depth_grows_linearly():
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.slow
 def test_autocast_stays_finite_and_close(dtype):
     model = mini('conv')
     image = golden.image(1, 800, 1333)
