@@ -1,5 +1,7 @@
 """RapidNet by the command lines: the benchmark, converting, testing an official file."""
 
+import re
+
 import pytest
 import torch
 
@@ -82,3 +84,26 @@ test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
     assert code == 0, err
     assert 'accuracy/top1' in out
     assert '(state_dict_ema)' in out + err
+
+
+def test_python_of_the_readme(tmp_path, monkeypatch):
+    """The converted file gives mmpretrain's own functions the averaged weights."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('modelindex')
+    official_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run('convert_official', 'official.pth', 'rapidnet_ti_ours.pth') == 0
+    readme = (assets_root() / 'configs/cls/rapidnet/README.md').read_text()
+    teacher, example = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+    names = {}
+    exec(example, names)
+    meta, answers = golden.load('rapidnet_ti')
+    with torch.no_grad():
+        logits = names['folded'](golden.image(meta['input'][0], *meta['input'][2:]))
+    expected = torch.from_numpy(answers['reparam_logits'])
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-5)
+    exec(teacher, names)
+    from mmpretrain.apis import ModelHub, list_models
+
+    assert ModelHub.get(names['model']['teacher']).weights
+    assert {f'rapidnet_{row}_in1k' for row in ('ti', 's', 'm', 'b')} == {*list_models('rapidnet_*')}

@@ -26,7 +26,7 @@ model = dict(
     train_cfg=None,  # no mixing
 )
 
-train_cfg = dict(max_epochs=40)
+train_cfg = dict(max_epochs=20)
 
 default_hooks = dict(
     logger=dict(interval=10),
