@@ -177,6 +177,20 @@ def test_one_shrunk_step_of_a_classifier(name, tmp_path):
         assert [len(sample.pred_score) for sample in result] == [6, 6]
 
 
+def shrink(model):
+    """Keep the structure of a detector, with few channels and few proposals."""
+    model.backbone.module.base_channels = 8
+    model.neck.update(in_channels=[32, 64, 128, 256], out_channels=32)
+    model.rpn_head.update(in_channels=32, feat_channels=32)
+    roi_head = model.roi_head
+    roi_head.bbox_roi_extractor.out_channels = roi_head.mask_roi_extractor.out_channels = 32
+    box = roi_head.bbox_head.get('module', roi_head.bbox_head)
+    assert box.num_classes == 6
+    box.update(in_channels=32, conv_out_channels=32, fc_out_channels=32)
+    roi_head.mask_head.update(in_channels=32, conv_out_channels=32)
+    model.train_cfg.rpn_proposal.max_per_img = model.test_cfg.rpn.max_per_img = 30
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DET)
 def test_one_shrunk_step_of_a_detector(name, tmp_path):
@@ -185,11 +199,7 @@ def test_one_shrunk_step_of_a_detector(name, tmp_path):
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline[2].scale = (128, 128)
     use_shapes(cfg)
-    cfg.model.backbone.module.base_channels = 8
-    cfg.model.neck.in_channels = [32, 64, 128, 256]
-    box = cfg.model.roi_head.bbox_head
-    box.get('module', box).fc_out_channels = 32
-    assert box.get('module', box).num_classes == 6
+    shrink(cfg.model)
     assert cfg.model.backbone.module.init_cfg is None
     shapes = ensure_shapes(tmp_path / 'shapes', num_train=4, num_val=2)
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -224,9 +234,9 @@ def test_a_row_is_a_contestant_of_the_benchmark():
     arguments['module'] = {**arguments['module'], 'widen_factor': 0.25}
     models = {name: backbone(arguments, [name] if name else []) for name in ('', 'plain', 'bn')}
     models['plain'].load_state_dict(models[''].state_dict())
-    x = torch.randn(2, 3, 64, 64)
-    outs = {name: model(x)[-1] for name, model in models.items()}
-    torch.testing.assert_close(outs['plain'], outs[''], rtol=1e-4, atol=1e-4)
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    outs = {name: model.double()(x)[-1] for name, model in models.items()}
+    torch.testing.assert_close(outs['plain'], outs[''], rtol=1e-6, atol=1e-6)
     assert not any(isinstance(m, AttnBN) for m in models['bn'].modules())
     torch.testing.assert_close(
         dict(models['plain'].named_buffers()), dict(models[''].named_buffers())

@@ -15,6 +15,8 @@ class PlainAttnBN(AttnBN):
         positions = x.shape[2] * x.shape[3]
         var, mean = torch.var_mean(x, (2, 3), correction=0)
         weights = self.attention_weights(mean, var, positions)
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         standard = F.batch_norm(
             x,
             self.running_mean,
