@@ -1,4 +1,4 @@
-"""BatchNorm and GroupNorm whose affine part is a mixture, weighted anew for every image."""
+"""BatchNorm and GroupNorm whose affine part is a mixture, weighted for every image."""
 
 from functools import partial
 from typing import Any
@@ -63,7 +63,7 @@ class _Mixture:
         if name in ('weight', 'bias'):
             raise AttributeError(
                 f'{type(self).__name__} has no {name!r}: its affine part, weight_ and bias_, is mixed '
-                'anew for every image. So it can neither be folded into a convolution nor be '
+                'again for every image. So it can neither be folded into a convolution nor be '
                 "exchanged for SyncBN; for synchronised statistics take type='paca_mm.AttnSyncBN'."
             )
         return super().__getattr__(name)  # type: ignore[misc]
