@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from paca_mm.models.common import fast_paths
+from paca_mm.models.common.recompute import StatisticsKept
 from paca_mm.models.paca.head import PaCaHead
 
 BN = dict(type='BN', requires_grad=True)
@@ -239,6 +241,20 @@ def test_never_makes_the_wide_map():
         head.train()(levels).sum().backward()
         head.eval()(levels)
     assert 0 < largest.numel <= one_map
+
+
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity])
+def test_statistics_that_are_kept_are_there_meanwhile(norm):
+    """torch's SyncBatchNorm refuses to train without ``num_batches_tracked``."""
+    norm = norm(4)
+    context = StatisticsKept([norm])
+    for _ in range(2):
+        with context:
+            assert getattr(norm, 'num_batches_tracked', 0) is not None
+            if isinstance(norm, nn.BatchNorm2d):
+                norm(torch.rand(2, 4, 3, 3))
+    for name, value in norm.named_buffers():
+        assert torch.equal(value, type(norm)(4).get_buffer(name)), name
 
 
 def test_a_recomputed_batch_counts_once():

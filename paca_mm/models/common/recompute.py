@@ -20,15 +20,19 @@ def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
         layer,
         x,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _StatisticsKept(norms)),
+        context_fn=lambda: (nullcontext(), StatisticsKept(norms)),
     )
 
 
-class _StatisticsKept:
-    """A context in which BatchNorms leave their running statistics alone; it can be entered again."""
+class StatisticsKept:
+    """A context in which BatchNorms leave their running statistics alone.
+
+    It can be entered again: a graph that is kept may be run backward twice.
+    """
 
     def __init__(self, norms: list[Any]) -> None:
-        self.norms = [norm for norm in norms if norm.num_batches_tracked is not None]
+        counted = (norm for norm in norms if hasattr(norm, 'num_batches_tracked'))
+        self.norms = [norm for norm in counted if norm.num_batches_tracked is not None]
 
     def __enter__(self) -> None:
         self.was = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]

@@ -23,6 +23,7 @@ from ..common.fast_paths import (
     without_autocast,
 )
 from ..common.pointwise import as_linear, is_batch_norm, is_fixed_scale, is_pointwise, norm_act
+from ..common.recompute import StatisticsKept
 from ..common.tokens import as_image, as_tokens
 from .clustering import assign, pool
 
@@ -251,7 +252,7 @@ class PaCaHead(BaseDecodeHead):
             *args,
             use_reentrant=False,
             preserve_rng_state=False,  # nothing random in it
-            context_fn=lambda: (nullcontext(), _StatisticsKept(layer.norm)),
+            context_fn=lambda: (nullcontext(), StatisticsKept([layer.norm])),
         )
 
     def _attend(self, q: Tensor, clusters: Tensor) -> Tensor:
@@ -346,26 +347,6 @@ def _token_layer(
         build_activation_layer(act_cfg) if act_cfg else nn.Identity(),
         _AsTokens(),
     )
-
-
-class _StatisticsKept:
-    """Let a norm see a batch once more without counting it in its running statistics.
-
-    A context that can be entered again: a graph that is kept may be run backward twice.
-    """
-
-    def __init__(self, norm: Any) -> None:
-        self.norm = norm
-        self.counts = getattr(norm, 'num_batches_tracked', None) is not None
-
-    def __enter__(self) -> None:
-        if self.counts:
-            self.was = self.norm.momentum, self.norm.num_batches_tracked
-            self.norm.momentum, self.norm.num_batches_tracked = 0.0, None
-
-    def __exit__(self, *error: object) -> None:
-        if self.counts:
-            self.norm.momentum, self.norm.num_batches_tracked = self.was
 
 
 def _pays_twice(layer: ConvModule) -> bool:
