@@ -186,8 +186,9 @@ def _hosted(name: str) -> tuple[nn.Module, str]:
         cfg = host_config(host, *BACKBONES[backbone])
         import mmdet.models  # noqa: F401
     else:
+        able = [f.prefix + row for f in families().values() if f.widths for row in f.rows]
         raise UserError(
             f'{name!r}: the backbone {backbone!r} is unknown; known: '
-            f'{", ".join(_rows())}, {", ".join(BACKBONES)}.'
+            f'{", ".join([*able, *BACKBONES])}.'
         )
     return build(cfg), HOSTS[host]
