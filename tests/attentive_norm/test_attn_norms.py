@@ -252,7 +252,7 @@ def test_a_hosts_initialisers_leave_the_mixture_alone():
 
 def test_conv_and_norm_are_not_folded_into_one():
     model = nn.Sequential(nn.Conv2d(3, 12, 1), make('bn')).eval()
-    with pytest.raises(AttributeError, match='mixed anew for every image'):
+    with pytest.raises(AttributeError, match='mixed again for every image'):
         fuse(model)
     with pytest.raises(AttributeError, match='mixed anew'):
         torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1])
