@@ -254,11 +254,11 @@ def test_conv_and_norm_are_not_folded_into_one():
     model = nn.Sequential(nn.Conv2d(3, 12, 1), make('bn')).eval()
     with pytest.raises(AttributeError, match='mixed again for every image'):
         fuse(model)
-    with pytest.raises(AttributeError, match='mixed anew'):
+    with pytest.raises(AttributeError, match='mixed again'):
         torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1])
     module = ConvModule(3, 12, 1, norm_cfg=dict(type='paca_mm.AttnBN', num_mixtures=3)).eval()
     module.turn_on_efficient_conv_bn_eval(True)
-    with pytest.raises(AttributeError, match='mixed anew'):
+    with pytest.raises(AttributeError, match='mixed again'):
         module(images(3))
 
 
