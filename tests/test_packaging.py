@@ -97,6 +97,7 @@ def files_of(folder, pattern='*'):
     }
 
 
+@pytest.mark.slow
 def test_every_module_is_in_the_wheel(wheel):
     """A folder without ``__init__.py`` would be left out without a word."""
     assert files_of('paca_mm', '*.py') <= set(wheel.namelist())
@@ -111,6 +112,7 @@ def test_configs_and_tools_are_in_mim(wheel):
 
 
 @pytest.mark.parametrize('folder', SOURCE_TREES)
+@pytest.mark.slow
 def test_the_source_archive_is_complete(unpacked, folder):
     there = {path.relative_to(unpacked).as_posix() for path in (unpacked / folder).rglob('*')}
     assert files_of(folder) <= there

@@ -208,6 +208,7 @@ def test_addresses_are_well_formed(row):
 # ---- mmpretrain's names
 
 
+@pytest.mark.slow
 def test_mmpretrain_finds_our_models():
     pytest.importorskip('mmpretrain')
     pytest.importorskip('modelindex')
@@ -277,6 +278,7 @@ def test_timm_that_is_missing_or_old(timm, monkeypatch):
         importlib.reload(paca_mm.timm)
 
 
+@pytest.mark.slow
 def test_timm_docstring_example(timm):
     import paca_mm.timm
 

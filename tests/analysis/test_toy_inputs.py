@@ -19,6 +19,7 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize('kind', DETECTORS)
+@pytest.mark.slow
 def test_a_detector_of_any_kind_learns_from_boxes(kind):
     pytest.importorskip('mmdet')
     from mmengine.hub import get_config

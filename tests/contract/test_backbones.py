@@ -160,14 +160,15 @@ def test_keys_go_to_the_official_layout_and_back(case, prefix):
 
 @every_family
 def test_loaded_weights_are_not_initialised_again(case, tmp_path):
-    torch.save(build(case).state_dict(), tmp_path / 'a.pth')
+    saved = build(case).state_dict()
+    torch.save(saved, tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
     name, arguments = CASES[case]
     model = load_member(FAMILIES[name].backbone)(**arguments, init_cfg=init_cfg)
     for _ in range(2):  # a Runner calls it again
         model.init_weights()
     for key, value in model.state_dict().items():
-        assert torch.equal(value, build(case).state_dict()[key]), key
+        assert torch.equal(value, saved[key]), key
 
 
 @every_family

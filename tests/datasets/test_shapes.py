@@ -453,6 +453,7 @@ def run_tool(*args):
     )
 
 
+@pytest.mark.slow
 def test_tool_makes_it_and_says_what_comes_next(tmp_path):
     out = tmp_path / 'shapes'
     tiny = ('--seed', 7, '--train', 8, '--val', 3, '--size', 64)

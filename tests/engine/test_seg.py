@@ -85,6 +85,7 @@ def weights(file):
 # ---- train, resume, test, draw
 
 
+@pytest.mark.slow
 def test_both_losses_are_in_the_log(straight):
     rows = [row for row in scalars(straight) if 'loss' in row]
     assert len(rows) == 4
@@ -96,6 +97,7 @@ def test_both_losses_are_in_the_log(straight):
         assert 'decode.cluster_acc_seg' in row
 
 
+@pytest.mark.slow
 def test_the_config_is_written_to_train_with_sync_bn_and_this_machine_needs_none(straight):
     assert load_config('tiny.py').model.decode_head.norm_cfg.type == 'SyncBN'
     assert 'decode_head.k.2.running_var' in weights(straight / 'iter_4.pth')
@@ -407,6 +409,7 @@ def test_no_image_with_the_suffix(copy, capfd):
         ('model.decode_head.type=paca_mm.PaCaHaed', "type='paca_mm.PaCaHaed', which is not in the"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_type_that_nobody_knows(capfd, option, message):
     found = fails(capfd, 'train', 'tiny.py', '--work-dir', 'typed', '--cfg-options', option)
     assert message in found

@@ -36,7 +36,8 @@ def test_backbone_and_size_are_the_published_ones(row):
         if isinstance(backbone.get(key), list):
             backbone[key] = tuple(backbone[key])
     assert backbone == {'arch': 'small', 'drop_path_rate': 0.1, **kwargs}
-    total = sum(p.numel() for p in build(cfg).parameters())
+    with torch.device('meta'):
+        total = sum(p.numel() for p in build(cfg).parameters())
     assert expected is None or total == expected
 
 

@@ -121,6 +121,7 @@ def test_pieces_equal_the_plain_reference(name, many_pieces):
 
 
 @pytest.mark.parametrize('name', MINIS)
+@pytest.mark.slow
 def test_gradients_in_pieces_equal_those_of_the_whole(name, many_pieces, whole):
     model = mini(name).double().train()
     image = golden.image(2, 45, 83).double()
