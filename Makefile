@@ -38,7 +38,7 @@ doctor: setup ## check the environment and say how to fix it
 demo: setup ## train, test and draw a small model on the embedded dataset
 	$(BIN)/python tools/demo.py --task $(TASK)
 
-bench: setup ## measure the speed against peers and a plain reading, in two minutes
+bench: setup ## measure the speed against peers and a plain reading, in a few minutes
 	$(BIN)/python tools/benchmark.py --quick
 
 test: setup ## run the tests

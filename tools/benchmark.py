@@ -1,7 +1,7 @@
 """Time models side by side: ours, the peers a user would pick instead, a plain reading of PaCa.
 
 benchmark.py                              PaCa-small, its peers and the plain reading, inference
-benchmark.py --quick                      the goals of this project's speed, in about two minutes
+benchmark.py --quick                      the goals of this project's speed, in a few minutes
 benchmark.py --profile                    where the time of PaCa-small goes
 benchmark.py paca_tiny swin_t --mode train
 benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
