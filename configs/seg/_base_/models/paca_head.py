@@ -1,30 +1,18 @@
 # The PaCa head: clusters are the classes, their scores are supervised like the logits (cluster_loss_ce
 # beside loss_ce). No auxiliary head. A config that uses it brings the backbone and the head's
 # in_channels, which are the backbone's.
-norm_cfg = dict(type='SyncBN', requires_grad=True)  # plain BN where a run is not distributed
+_base_ = './segmentor.py'
 
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size_divisor=32,  # the dataset's pipeline crops and pads to the size to train at
-    ),
     decode_head=dict(
         type='paca_mm.PaCaHead',
         in_index=[0, 1, 2, 3],
         channels=256,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=norm_cfg,
+        norm_cfg=_base_.norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0, avg_non_ignore=True),
         cluster_loss_weight=0.4,
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
