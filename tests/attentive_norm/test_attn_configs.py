@@ -7,8 +7,8 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner
 
+from helpers.small import two_images
 from paca_mm.analysis.recount import count_parameters
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.engine.config import load_config, use_shapes
@@ -134,19 +134,6 @@ def test_the_head_has_mixtures_of_10_10_20_20(name):
     assert {(m.num_groups, m.attention) for m in norms} == {(32, 'conv_hsigmoid')}
 
 
-def loader_of(cfg, folder, pipeline):
-    """A loader of two images of the embedded dataset through a pipeline."""
-    dataset = {**cfg.train_dataloader.dataset, 'data_root': str(folder), 'pipeline': pipeline}
-    loader = {
-        **cfg.train_dataloader,
-        'dataset': dataset,
-        'batch_size': 2,
-        'num_workers': 0,
-        'persistent_workers': False,
-    }
-    return Runner.build_dataloader(loader, seed=0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CLS)
 def test_one_shrunk_step_of_a_classifier(name, tmp_path):
@@ -163,7 +150,7 @@ def test_one_shrunk_step_of_a_classifier(name, tmp_path):
         module.widen_factor = 0.25
     shapes = ensure_shapes(tmp_path / 'shapes', num_train=4, num_val=2)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        batch = next(iter(loader_of(cfg, shapes, pipeline)))
+        batch = two_images(cfg, shapes, pipeline)
         model = build(cfg).train()
         data = model.data_preprocessor(batch, True)
         total, _ = model.parse_losses(model(**data, mode='loss'))
@@ -203,7 +190,7 @@ def test_one_shrunk_step_of_a_detector(name, tmp_path):
     assert cfg.model.backbone.module.init_cfg is None
     shapes = ensure_shapes(tmp_path / 'shapes', num_train=4, num_val=2)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        batch = next(iter(loader_of(cfg, shapes, pipeline)))
+        batch = two_images(cfg, shapes, pipeline)
         model = build(cfg)
         model.train()
         data = model.data_preprocessor(batch, True)

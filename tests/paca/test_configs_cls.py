@@ -14,13 +14,13 @@ from PIL import Image
 from helpers import golden
 from helpers.images import textured
 from helpers.rows import ROWS
+from helpers.schedules import rates_of, timm_rate
 
 mmpretrain = pytest.importorskip('mmpretrain')
 
 from mmengine.dataset import default_collate  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import (  # noqa: E402
-    PARAM_SCHEDULERS,
     DefaultScope,
     init_default_scope,
 )
@@ -182,26 +182,10 @@ def _meta(cfg):
         return MODELS.build(cfg.model)
 
 
-def _timm_rate(epoch, rate=1e-3, low=1e-5, start=1e-6, warmup=5, epochs=300):
-    if epoch < warmup:
-        return start + epoch * (rate - start) / warmup
-    return low + (rate - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
 def test_learning_rate_is_timms():
     cfg = load_config(IN1K['small'])
-    optimizer = torch.optim.SGD(
-        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
-    )
-    schedulers = [
-        PARAM_SCHEDULERS.build(dict(scheduler, optimizer=optimizer))
-        for scheduler in cfg.param_scheduler
-    ]
-    for epoch in range(300):
-        assert optimizer.param_groups[0]['lr'] == pytest.approx(_timm_rate(epoch), rel=5e-4), epoch
-        optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
+    for epoch, rate in enumerate(rates_of(cfg, 300)):
+        assert rate == pytest.approx(timm_rate(epoch, 1e-3, warmup=5), rel=5e-4), epoch
 
 
 def test_nothing_but_matrices_decays():

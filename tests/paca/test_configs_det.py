@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers.rows import MINI, MINI_TEACHER, ROWS
+from helpers.small import shrink_mask_rcnn, two_images
 
 pytest.importorskip('mmdet')
 
@@ -75,8 +76,6 @@ def test_no_norm_decays_and_everything_else_does():
 @pytest.mark.slow
 def test_one_shrunk_step(path, tmp_path, monkeypatch):
     """The config's own model and pipeline, with fewer channels, on one image of its dataset."""
-    from mmengine.runner import Runner
-
     from paca_mm.datasets.shapes import ensure_shapes
 
     cfg = Config.fromfile(path)
@@ -84,16 +83,8 @@ def test_one_shrunk_step(path, tmp_path, monkeypatch):
     pipeline = cfg.train_dataloader.dataset.pipeline
     use_shapes(cfg)
     shrink(cfg)
-    dataset = cfg.train_dataloader.dataset
-    dataset.update(data_root=str(shapes), pipeline=[smaller(step) for step in pipeline])
-    loader = {
-        **cfg.train_dataloader,
-        'batch_size': 2,
-        'num_workers': 0,
-        'persistent_workers': False,
-    }
     model = build(cfg).train()
-    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+    batch = two_images(cfg, shapes, [smaller(step) for step in pipeline])
     data = model.data_preprocessor(batch, True)
     losses = model(**data, mode='loss')
     total, _ = model.parse_losses(losses)
@@ -115,12 +106,7 @@ def shrink(cfg):
     backbone.arch = MINI_TEACHER if 'teacher' in arch else MINI
     if 'num_clusters' in backbone:
         backbone.num_clusters = [min(m, 5) for m in backbone.num_clusters]
-    cfg.model.neck.update(in_channels=list(MINI['embed_dims']), out_channels=16)
-    cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
-    roi_head = cfg.model.roi_head
-    roi_head.bbox_roi_extractor.out_channels = roi_head.mask_roi_extractor.out_channels = 16
-    roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
-    roi_head.mask_head.update(in_channels=16, conv_out_channels=16)
+    shrink_mask_rcnn(cfg.model, MINI['embed_dims'])
 
 
 def smaller(step):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers.rows import MINI, MINI_TEACHER, ROWS
+from helpers.small import two_images
 
 pytest.importorskip('mmseg')
 
@@ -12,7 +13,6 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from paca_mm.engine.config import configs, load_config, use_shapes
 
@@ -222,16 +222,8 @@ def test_one_shrunk_step(path, shapes):
     pipeline = cfg.train_dataloader.dataset.pipeline
     use_shapes(cfg)
     shrink(cfg)
-    dataset = cfg.train_dataloader.dataset
-    dataset.update(data_root=str(shapes), pipeline=[smaller(step) for step in pipeline])
-    loader = {
-        **cfg.train_dataloader,
-        'batch_size': 2,
-        'num_workers': 0,
-        'persistent_workers': False,
-    }
     model = revert_sync_batchnorm(build(cfg)).train()
-    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+    batch = two_images(cfg, shapes, [smaller(step) for step in pipeline])
     data = model.data_preprocessor(batch, True)
     losses = model(**data, mode='loss')
     total, _ = model.parse_losses(losses)

@@ -1,13 +1,13 @@
 """RapidNet's configs: their recipes, the published counts, one shrunk step of each."""
 
-import math
-
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from rapidnet.examples import MINI
 
+from helpers.schedules import rates_of, timm_rate
+from helpers.small import shrink_mask_rcnn
 from paca_mm.analysis import recount
 from paca_mm.engine.config import configs, load_config, use_shapes
 from paca_mm.engine.distributed import prepare_cpu
@@ -94,31 +94,12 @@ def test_the_recipe_on_imagenet(row):
     assert [a.alpha for a in cfg.model.train_cfg.augments] == [0.8, 1.0]
 
 
-def _timm_rate(epoch, rate=2e-3, low=1e-5, start=1e-6, warmup=20, epochs=300):
-    if epoch < warmup:
-        return start + epoch * (rate - start) / warmup
-    if epoch >= epochs:
-        return low
-    return low + (rate - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
 def test_learning_rate_is_timms():
     pytest.importorskip('mmpretrain')
     cfg = load_config(CLS['ti'])
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=cfg.optim_wrapper.optimizer.lr)
-    schedulers = [
-        PARAM_SCHEDULERS.build(dict(scheduler, optimizer=optimizer))
-        for scheduler in cfg.param_scheduler
-    ]
-    for epoch in range(310):
+    for epoch, rate in enumerate(rates_of(cfg, 310)):
         near = 0.0115 if epoch < 20 else 5e-4
-        assert optimizer.param_groups[0]['lr'] == pytest.approx(_timm_rate(epoch), near, 1e-7), (
-            epoch
-        )
-        optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
+        assert rate == pytest.approx(timm_rate(epoch, 2e-3, warmup=20), near, 1e-7), epoch
 
 
 @pytest.mark.parametrize('row', WIDTHS)
@@ -166,14 +147,7 @@ def shrink(cfg):
     model.backbone.pop('init_cfg', None)
     dims = list(MINI['embed_dims'])
     if 'roi_head' in model:
-        model.neck.update(in_channels=dims, out_channels=16)
-        model.rpn_head.update(in_channels=16, feat_channels=16)
-        roi_head = model.roi_head
-        roi_head.bbox_roi_extractor.out_channels = roi_head.mask_roi_extractor.out_channels = 16
-        roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
-        if 'conv_out_channels' in roi_head.bbox_head:
-            roi_head.bbox_head.conv_out_channels = 16
-        roi_head.mask_head.update(in_channels=16, conv_out_channels=16)
+        shrink_mask_rcnn(model, dims)
     elif 'decode_head' in model:
         model.neck.update(in_channels=dims, out_channels=16)
         model.decode_head.update(in_channels=[16] * 4, channels=16)
