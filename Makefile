@@ -12,8 +12,9 @@ else
 VENV ?= .venv
 endif
 BIN := $(VENV)/bin
-# A worker a core, each with one thread; the tests of a file stay together and in order.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+# A worker a core, each with one thread; the tests of a file stay together and in order. The files come
+# in their own order too: by number of tests, the few long ones would come last, to one worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 # pyenv puts a python3.10 on the PATH that refuses to run unless that version is the active one: then
 # take it from where pyenv keeps it.

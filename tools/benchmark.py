@@ -2,6 +2,7 @@
 
 benchmark.py                              PaCa-small, its peers and the plain reading, inference
 benchmark.py --quick                      the goals of this project's speed, in a few minutes
+benchmark.py --families                   every family beside the peers of its weight class
 benchmark.py --profile                    where the time of PaCa-small goes
 benchmark.py paca_tiny swin_t --mode train
 benchmark.py paca_small paca_small+compile swin_s --size 224 512 800x1333
@@ -20,8 +21,20 @@ DEFAULT = ('paca_small', 'paca_small+plain', 'swin_s', 'pvtv2_b3', 'convnext_s')
 
 #: What an option has no use for.
 IGNORED = {
-    'quick': ['models', 'mode', 'size', 'batch', 'dtype', 'device', 'baseline', 'out', 'profile'],
-    'profile': ['baseline', 'out'],
+    'quick': [
+        'models',
+        'mode',
+        'size',
+        'batch',
+        'dtype',
+        'device',
+        'baseline',
+        'out',
+        'profile',
+        'families',
+    ],
+    'profile': ['baseline', 'out', 'families'],
+    'families': ['models'],
 }
 
 
@@ -34,6 +47,9 @@ def parse_args(argv=None):
     )
     parser.add_argument('--list', action='store_true', help='list models and variants')
     parser.add_argument('--quick', action='store_true', help='measure the goals, on the CPU')
+    parser.add_argument(
+        '--families', action='store_true', help='all families and the peers of their weight class'
+    )
     parser.add_argument('--profile', action='store_true', help='where the time of a step goes')
     parser.add_argument('--mode', nargs='+', choices=['infer', 'train'], default=['infer'])
     parser.add_argument('--size', nargs='+', default=['224'], metavar='N|HxW', help='of images')
@@ -86,10 +102,11 @@ def main(argv=None):
 
 def compare(args, conditions):
     from paca_mm.analysis.speed import results
+    from paca_mm.analysis.speed.contestants import comparison
     from paca_mm.analysis.speed.plots import plot
     from paca_mm.analysis.speed.race import race
 
-    names = args.models or list(DEFAULT)
+    names = comparison() if args.families else args.models or list(DEFAULT)
     baseline = args.baseline or names[0]
     if baseline not in names:
         raise UserError(f'--baseline {baseline!r} is not among the models: {", ".join(names)}.')

@@ -4,7 +4,6 @@ The three steps are the commands that anyone would type; each is shown before it
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from paca_mm.analysis.logs import last_scalars
 from paca_mm.cli import command
 from paca_mm.engine.launch import last_checkpoint
 from paca_mm.engine.tasks import TASKS
@@ -32,19 +32,6 @@ def run(tool, *words):
     done = subprocess.run([sys.executable, script, *words], check=False)
     if done.returncode:
         raise UserError(f'the command above ended with exit code {done.returncode}; it says why.')
-
-
-def last_scalars(work_dir, phase, headline):
-    """The metrics of the newest run in a work directory, as mmengine has written them."""
-    files = sorted(
-        Path(work_dir).glob('*/vis_data/scalars.json' if phase == 'train' else '*/*.json')
-    )
-    lines = files[-1].read_text().splitlines() if files else []
-    for line in reversed(lines):
-        row = json.loads(line)
-        if headline in row:
-            return row
-    raise UserError(f'no metrics in {work_dir}: the run there did not finish.')
 
 
 @command

@@ -59,7 +59,8 @@ def use_shapes(cfg: Config) -> None:
     Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every
     ``num_classes`` of the model its class count, and weights that would have to be downloaded are
     left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
-    training would be that of a short one's beginning. The rest of the model stays as it is.
+    training would be that of a short one's beginning. The task may suit more of it to images that are
+    small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is.
     """
     task = task_for(cfg)
     if cfg.model.get('teacher') is not None:
@@ -75,4 +76,5 @@ def use_shapes(cfg: Config) -> None:
             node['num_classes'] = len(task.shapes_classes)
         if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
             node['init_cfg'] = None
+    task.suit_shapes(cfg.model)
     cfg.load_from = None

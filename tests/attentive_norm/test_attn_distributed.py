@@ -1,12 +1,9 @@
 """Two processes on CPUs (gloo): together they are one process on the whole batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
-from helpers.tool import torchrun
+from helpers.tool import job
 from paca_mm.checkpoint import read_checkpoint
 
 #: Three images and one, of different sizes: the statistics are those of all positions, and the
@@ -101,17 +98,16 @@ runner.train()
 @pytest.mark.slow
 def test_uneven_batches_of_two_processes_are_one_batch(tmp_path):
     (tmp_path / 'uneven.py').write_text(UNEVEN)
-    done = torchrun(2, 'uneven.py', cwd=tmp_path)
+    done = job(2, 'uneven.py', cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
 def test_training_by_two_processes_is_training_by_one(tmp_path):
     (tmp_path / 'step.py').write_text(STEP)
-    done = torchrun(2, 'step.py', 'pytorch', 'two', 2, cwd=tmp_path)
+    done = job(2, 'step.py', 'pytorch', 'two', 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    command = [sys.executable, 'step.py', 'none', 'one', '4']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = job(1, 'step.py', 'none', 'one', 4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (
         read_checkpoint(tmp_path / name / 'epoch_3.pth')['state_dict'] for name in ('one', 'two')

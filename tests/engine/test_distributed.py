@@ -1,13 +1,10 @@
 """Two processes on CPUs: one step of theirs is one step of a single process on the whole batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from test_runner import TINY
 
-from helpers.tool import torchrun
+from helpers.tool import job
 
 pytest.importorskip('mmdet')
 
@@ -67,10 +64,9 @@ RUNNERS.build(cfg).train()
 def test_two_processes_step_as_one(tmp_path):
     script = tmp_path / 'step.py'
     script.write_text(STEP)
-    one = subprocess.run([sys.executable, script, 'none', 'one', '4'], cwd=tmp_path,
-                         capture_output=True, text=True, check=False)  # fmt: skip
+    one = job(1, script, 'none', 'one', 4, cwd=tmp_path)
     assert one.returncode == 0, one.stderr[-2000:]
-    two = torchrun(2, script, 'pytorch', 'two', 2, cwd=tmp_path)
+    two = job(2, script, 'pytorch', 'two', 2, cwd=tmp_path)
     assert two.returncode == 0, two.stderr[-2000:]
     expected = read_checkpoint(tmp_path / 'one/epoch_2.pth')['state_dict']
     found = read_checkpoint(tmp_path / 'two/epoch_2.pth')['state_dict']
@@ -84,12 +80,12 @@ def test_the_tools_run_in_two_processes(tmp_path):
     ensure_shapes(tmp_path / 'data/shapes', num_train=6, num_val=3)
     base = str(assets_root() / 'configs/det/mask_rcnn_paca_shapes.py')
     (tmp_path / 'tiny.py').write_text(TINY.format(base=base))
-    train = torchrun(2, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
+    train = job(2, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
                      '--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
                      cwd=tmp_path)  # fmt: skip
     assert train.returncode == 0, train.stderr[-2000:]
     assert train.stdout.count('done in') == 1
-    test = torchrun(2, assets_root() / 'tools/test.py', 'tiny.py', 'work_dirs/tiny/epoch_2.pth',
+    test = job(2, assets_root() / 'tools/test.py', 'tiny.py', 'work_dirs/tiny/epoch_2.pth',
                     '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
     assert test.returncode == 0, test.stderr[-2000:]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.tool import run, torchrun
+from helpers.tool import job, run
 
 pytest.importorskip('mmseg')
 
@@ -138,7 +138,7 @@ def test_sync_bn_trains_on_cpus(folder, tmp_path, processes):
     """Two steps of a job, their validation, and the same validation by tools/test.py."""
     if torch.cuda.is_available():
         pytest.skip('this machine has a GPU')
-    done = torchrun(processes, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
+    done = job(processes, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
                     '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_iters=2',
                     cwd=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

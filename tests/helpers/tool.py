@@ -1,9 +1,18 @@
 """Running the command lines of ``tools/``: inside the test process, or as several processes."""
 
 import importlib.util
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import torch
+from torch.distributed import TCPStore
 
 from paca_mm.paths import assets_root
 
@@ -45,12 +54,52 @@ def run(name, *argv):
     return 0
 
 
-def torchrun(processes, *words, cwd):
-    """Run a script as processes of one job; returns what ``subprocess.run`` does."""
-    # --standalone: the agent binds a free port and keeps it, so nobody can take it in between.
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-               f'--nproc_per_node={processes}', *map(str, words)]  # fmt: skip
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+def job(processes, script, *argv, cwd):
+    """Run a script as the processes of one distributed job; returns what ``subprocess.run`` does.
+
+    They get what torchrun gives them. They come from a server that has imported torch and the hosts
+    once: a fresh interpreter in each of them would take longer than most of these runs.
+    """
+    server = multiprocessing.get_context('forkserver')
+    server.set_forkserver_preload(['torch', *filter(find_spec, ('mmdet', 'mmseg'))])
+    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)  # keeps its port
+    with tempfile.TemporaryDirectory() as folder:
+        workers = []
+        for rank in range(processes):
+            variables = dict(
+                MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+                RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes,
+                OMP_NUM_THREADS=1,
+            )  # fmt: skip
+            words = [os.fspath(script), *map(str, argv)]
+            outputs = [f'{folder}/{rank}.{name}' for name in ('out', 'err')]
+            workers.append(server.Process(target=_main, args=(words, cwd, variables, outputs)))
+        for worker in workers:
+            worker.start()
+        alive = {worker.sentinel: worker for worker in workers}
+        while alive:
+            for sentinel in wait(alive):
+                worker = alive.pop(sentinel)
+                worker.join()
+                if worker.exitcode:  # the others would wait for it
+                    for other in alive.values():
+                        other.terminate()
+        said = [
+            ''.join(Path(f'{folder}/{rank}.{name}').read_text() for rank in range(processes))
+            for name in ('out', 'err')
+        ]
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    return subprocess.CompletedProcess(script, codes[0] if codes else 0, *said)
+
+
+def _main(words, cwd, variables, outputs):
+    """Become a process that was started with ``python WORDS``."""
+    os.chdir(cwd)
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    for number, file in enumerate(outputs, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)  # noqa: SIM115
+    sys.argv = words
+    sys.path[:0] = [os.path.dirname(os.path.abspath(words[0]))]
+    torch.set_num_threads(1)
+    runpy.run_path(words[0], run_name='__main__')

@@ -99,6 +99,24 @@ def test_one_shrunk_step(path, tmp_path, monkeypatch):
     assert 'masks' in result[0].pred_instances
 
 
+def test_the_embedded_dataset_takes_fewer_candidates():
+    cfg = load_config('configs/det/mask_rcnn_paca.py', shapes=True)
+    train, test = cfg.model.train_cfg, cfg.model.test_cfg
+    assert (train.rpn_proposal.nms_pre, train.rpn_proposal.max_per_img) == (500, 200)
+    assert (test.rpn.nms_pre, test.rpn.max_per_img, test.rcnn.max_per_img) == (500, 200, 100)
+    assert (train.rcnn.sampler.num, train.rpn.sampler.num) == (64, 256)
+
+    stages = load_config('configs/det/mask_rcnn_paca.py')
+    stages.model.train_cfg.rcnn = [stages.model.train_cfg.rcnn] * 2  # as in a Cascade R-CNN
+    use_shapes(stages)
+    assert [stage.sampler.num for stage in stages.model.train_cfg.rcnn] == [64, 64]
+
+    one_stage = load_config('configs/det/mask_rcnn_paca.py')
+    one_stage.model.update(train_cfg=None, test_cfg=dict(nms_pre=1000, nms=dict(type='nms')))
+    use_shapes(one_stage)
+    assert one_stage.model.test_cfg.nms_pre == 500
+
+
 def shrink(cfg):
     """Keep the structure of a config's model, with few channels."""
     backbone = cfg.model.backbone

@@ -453,6 +453,16 @@ def small(row):
     return dict(arguments, arch=SHALLOW_TEACHER if teacher else SHALLOW)
 
 
+def structure(row):
+    """What a compiler sees of a row; how many clusters there are is no matter to it."""
+    clusters = ROWS[row][0].get('num_clusters', (100, 100, 100, 0))
+    return str({**small(row), 'num_clusters': [min(n, 1) for n in clusters]})
+
+
+#: One row of every structure.
+STRUCTURES = [*{structure(row): row for row in reversed(ROWS)}.values()]
+
+
 class Counted:
     """A compiler that runs the graph as it is and counts the graphs."""
 
@@ -472,7 +482,7 @@ def compiler():
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('row', ROWS)
+@pytest.mark.parametrize('row', STRUCTURES)
 @pytest.mark.slow
 def test_one_graph_without_a_break(row, training, compiler):
     model = golden.fill(PaCaViT(**small(row))).train(training)

@@ -131,6 +131,13 @@ def known() -> list[str]:
     return [*_rows(), *PEERS, *hosts, *_extras()]
 
 
+def comparison() -> list[str]:
+    """Rows of every family, each beside the peers of its weight class."""
+    own = (_own_contestants(family).CLASSES for family in families().values())
+    rows = {row: peers for some in own for row, peers in some.items()}
+    return [*dict.fromkeys(name for row, peers in rows.items() for name in (row, *peers))]
+
+
 def variants() -> dict[str, str]:
     """What may follow a ``+``, in words: what is anybody's, and what families have besides."""
     own = (_own_contestants(family).VARIANTS for family in families().values())
@@ -156,7 +163,7 @@ def _own_contestants(family: Family) -> Any:
         cls = load_member(family.backbone or '')
         return cls(**arguments, drop_path_rate=0.0, with_cp='cp' in variants)
 
-    return SimpleNamespace(VARIANTS={}, EXTRAS={}, backbone=backbone)
+    return SimpleNamespace(VARIANTS={}, EXTRAS={}, CLASSES={}, backbone=backbone)
 
 
 class _Classifier(nn.Module):

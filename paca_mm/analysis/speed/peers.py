@@ -22,8 +22,8 @@ class Peer:
 
 
 #: Accuracies: of Swin, ConvNeXt, EfficientFormer (distilled) and MobileOne the model cards in
-#: mmpretrain, of PVTv2 whai362/PVT, of MobileNetV2 x1.4 the table of RapidNet's paper, of FastViT
-#: (arXiv:2303.14189, without distillation) and RepViT (arXiv:2307.09283, distilled) their papers.
+#: mmpretrain, of PVTv2 whai362/PVT, of MobileNetV2 x1.4 the table of RapidNet's paper, of FastViT-T8
+#: apple/ml-fastvit (not distilled, at 256x256), of RepViT-M0.9 THU-MIG/RepViT (distilled, 300 epochs).
 PEERS = {
     'swin_t': Peer('swin_tiny_patch4_window7_224', 'swin-tiny_16xb64_in1k', 81.18),
     'swin_s': Peer('swin_small_patch4_window7_224', 'swin-small_16xb64_in1k', 83.02),
@@ -36,12 +36,12 @@ PEERS = {
     'pvtv2_b3': Peer('pvt_v2_b3', None, 83.1),
     'pvtv2_b4': Peer('pvt_v2_b4', None, 83.6),
     'mobilenetv2': Peer('mobilenetv2_140', None, 74.7),  # x1.4
-    'fastvit_t8': Peer('fastvit_t8', None, 75.6),
+    'fastvit_t8': Peer('fastvit_t8', None, 76.2),
     'efficientformer_l1': Peer(
         'efficientformer_l1', 'efficientformer-l1_3rdparty_8xb128_in1k', 80.46
     ),
     'repvit_m09': Peer('repvit_m0_9', None, 78.7),
-    'repvit_m1': Peer('repvit_m1', None, 78.5),
+    'repvit_m1': Peer('repvit_m1', None, None),
     'mobileone_s1': Peer('mobileone_s1', 'mobileone-s1_8xb32_in1k', 75.72),
     'resnet50': Peer('resnet50', 'resnet50_8xb32_in1k', None),
     'vit_s': Peer('vit_small_patch16_224', None, None),

@@ -54,8 +54,8 @@ class Row:
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned columns, fastest first within a setting."""
     baseline = rows[0].baseline
-    heads = ['model', 'mode', 'batch', 'image', 'dtype', 'params M', 'GMACs', 'ms', '10-90 %',
-             'images/s', f'x {baseline}', '10-90 %', 'share', 'peak MiB']  # fmt: skip
+    heads = ['model', 'mode', 'batch', 'image', 'dtype', 'params M', 'GMACs', 'top-1', 'ms',
+             '10-90 %', 'images/s', f'x {baseline}', '10-90 %', 'share', 'peak MiB']  # fmt: skip
     lines = [heads]
     lines.extend(
         [
@@ -66,6 +66,7 @@ def table(rows: Sequence[Row]) -> str:
             r.dtype,
             f'{r.params_m:.1f}',
             _or_dash(r.gmacs, '.2f'),
+            _or_dash(r.accuracy, '.4g'),
             f'{r.ms:.1f}',
             f'{r.ms_p10:.0f}-{r.ms_p90:.0f}',
             f'{r.images_per_s:.1f}',

@@ -53,6 +53,9 @@ class Task:
     def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> None:
         """Check the files that an evaluator names; see :meth:`check_dataset`."""
 
+    def suit_shapes(self, model: Any) -> None:
+        """Suit what a model does in training to the embedded dataset, in place; see ``use_shapes``."""
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         """Let the host's visualization hook write every tested image into a folder."""
         raise NotImplementedError

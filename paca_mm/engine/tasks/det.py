@@ -68,6 +68,19 @@ class Detection(Task):
             if evaluator.get('ann_file'):
                 self.require_path(evaluator['ann_file'], 'annotation file', place, dataset)
 
+    def suit_shapes(self, model: Any) -> None:
+        """Fewer candidates: for a handful of shapes on 128 x 128 pixels, the thousands that are right
+        for a street would take most of the time.
+        """
+        for node in walk([model.get('train_cfg'), model.get('test_cfg')]):
+            for key, most in (('nms_pre', 500), ('max_per_img', 200)):
+                if 'nms' in node and key in node:
+                    node[key] = min(node[key], most)
+        heads = (model.get('train_cfg') or {}).get('rcnn')
+        for node in walk(heads):  # one, or one a stage
+            if 'sampler' in node and 'num' in node['sampler']:
+                node['sampler']['num'] = min(node['sampler']['num'], 64)
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 

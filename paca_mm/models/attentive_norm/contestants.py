@@ -18,6 +18,9 @@ VARIANTS = {
 }
 EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
 
+#: The network that it is put into.
+CLASSES = {'resnet50_an': ('resnet50',)}
+
 #: The channels of each host's last map.
 _WIDTHS = {'mmpretrain.ResNet': 2048, 'mmpretrain.MobileNetV2': 1280}
 

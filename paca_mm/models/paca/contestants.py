@@ -20,6 +20,12 @@ VARIANTS = {
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
 }
 
+#: Peers of about the same accuracy.
+CLASSES = {
+    'paca_tiny': ('swin_t', 'convnext_t', 'pvtv2_b2'),
+    'paca_small': ('swin_s', 'convnext_s', 'pvtv2_b3'),
+}
+
 
 def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
     """A backbone that returns its last map.

@@ -13,6 +13,12 @@ VARIANTS = {'deploy': 'norms and positional encodings folded; inference only (Ra
 
 EXTRAS: dict[str, Any] = {}
 
+#: Backbones for phones, of about the same multiply-accumulates.
+CLASSES = {
+    'rapidnet_ti': ('mobilenetv2', 'mobileone_s1', 'fastvit_t8'),
+    'rapidnet_s': ('repvit_m09', 'efficientformer_l1'),
+}
+
 
 def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
     """A backbone that returns its last map.

@@ -1,0 +1,18 @@
+# Mask R-CNN with a small ResNet of Attentive Normalization on the embedded dataset: a complete training
+# in minutes on two CPU cores, without any download.
+#   python tools/train.py configs/det/attentive_norm/mask_rcnn_an_shapes.py
+_base_ = [
+    '../_base_/models/mask_rcnn_shapes.py',
+    '../../_base_/toys/attentive_norm.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/schedule_shapes.py',
+    '../_base_/runtime.py',
+]
+
+model = dict(backbone=_base_.toy_backbone, neck=dict(in_channels=_base_.toy_channels))
+
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(interval=3, max_keep_ckpts=2),
+    visualization=dict(score_thr=0.5),
+)
