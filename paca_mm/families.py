@@ -107,7 +107,8 @@ class Family:
         contestants: The module with its entries in the benchmark: ``VARIANTS`` (name -> words),
             ``backbone(arguments, variants)``, ``EXTRAS`` (name -> a head by its variants),
             ``CLASSES`` (a row -> the peers of its weight class, for the comparison of all families)
-            and, with a variant ``blocks``, ``compile_blocks(model)``.
+            and, where there are such variants, ``OTHERS`` (those that make another network, without
+            the row's published accuracy) and ``compile_blocks(model)`` (for ``blocks``).
         timm_head: The module with its classifier for timm, where that is more than one linear layer:
             ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
             ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape.

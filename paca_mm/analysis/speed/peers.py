@@ -102,12 +102,16 @@ def peer(name: str, setting: Setting, known: Sequence[str]) -> nn.Module:
 
     if not timm.is_model(own_name):
         raise UserError(f"timm knows no model {own_name!r}; timm.list_models('*swin*'), say, does.")
-    # Ours trains without stochastic depth here, and so do they.
-    kwargs: dict[str, Any] = dict(drop_path_rate=0.0)
-    try:  # windows and position embeddings are made for one size of image
-        return timm.create_model(own_name, img_size=(setting.height, setting.width), **kwargs)
-    except TypeError:
-        return timm.create_model(own_name, **kwargs)
+    # Windows and position embeddings are made for one size of image; and ours trains without
+    # stochastic depth here, so they do too. Not every model knows of both.
+    size: dict[str, Any] = dict(img_size=(setting.height, setting.width))
+    depth: dict[str, Any] = dict(drop_path_rate=0.0)
+    for known_to_it in ({**size, **depth}, size, depth):
+        try:
+            return timm.create_model(own_name, **known_to_it)
+        except TypeError:
+            continue
+    return timm.create_model(own_name)
 
 
 def installed(package: str) -> bool:

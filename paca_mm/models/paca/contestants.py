@@ -19,6 +19,7 @@ VARIANTS = {
     'blocks': 'torch.compile of each block (our rows only)',
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
 }
+OTHERS = {'stages123'}
 
 #: Peers of about the same accuracy.
 CLASSES = {
