@@ -109,9 +109,9 @@ class Family:
             a variant ``blocks``, ``compile_blocks(model)``.
         timm_head: The module with its classifier for timm, where that is more than one linear layer:
             ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
-            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It may have
-            ``ARGUMENTS``, how the backbone is built under it, and ``features(backbone, images)``: what the
-            head reads, and the maps of all stages.
+            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It
+            may have ``ARGUMENTS``, how the backbone is built under it, and
+            ``features(backbone, images)``, what the head reads and the maps of all stages.
     """
 
     title: str

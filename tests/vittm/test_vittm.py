@@ -1,4 +1,4 @@
-"""ViTTM's own facts: the official answers, a float64 reference, counts, keys, sizes of images, errors."""
+"""ViTTM: the official answers, a float64 reference, counts, keys, sizes of images, errors."""
 
 import copy
 import doctest
@@ -25,13 +25,13 @@ from paca_mm.models.vittm.keys import LAYOUT
 from paca_mm.models.vittm.linear_attention import LinearAttention, attend
 from paca_mm.models.vittm.rows import ROWS
 
-#: row: parameters of the official classifier (M) and those that its forward pass never uses (M), GMACs of
-#: the classifier at 224 x 224 (specification); and our own count of the classifier.
+#: row: parameters of the official classifier and those of them that are never used, in millions, and its
+#: GMACs at 224 x 224, as published or counted from the official definition; our parameters.
 SIZES = {
-    'small_28_28': (33.18, 3.92, 1.87, 29_258_960),
-    'small_16_32': (32.60, 3.62, 1.87, 28_976_720),
-    'base_28_28': (126.52, 14.92, 7.14, 111_608_528),
-    'base_16_32': (125.36, 14.33, 7.11, 111_044_048),
+    'small_28_28': (33.18, 3.92, 1.87, 29_262_800),
+    'small_16_32': (32.60, 3.62, 1.87, 28_975_952),
+    'base_28_28': (126.52, 14.92, 7.14, 111_607_760),
+    'base_16_32': (125.36, 14.33, 7.11, 111_034_064),
 }
 
 
@@ -226,7 +226,7 @@ def test_sums_over_many_tokens_of_half_precision(tokens, dtype):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 def test_a_memory_that_nobody_asks_for_is_nothing_and_not_nan(dtype):
-    """phi of a very negative query or key is zero; in fp16 eps alone would hardly keep the sum from it."""
+    """phi of a very negative query or key is zero, and so is the sum, but for eps."""
     q = torch.full((1, 1, 3, 4), -1e4, dtype=dtype, requires_grad=True)
     k = torch.full((1, 1, 7, 4), -1e4, dtype=dtype, requires_grad=True)
     v = torch.randn(1, 1, 7, 8).to(dtype).requires_grad_()
@@ -534,13 +534,19 @@ def test_positions_follow_a_padded_training_size():
         (dict(arch=dict(embed_dims=24)), "missing: \\['num_layers', 'num_heads'\\]"),
         (dict(arch=dict(MINI, depth=3)), "unknown: \\['depth'\\]"),
         (dict(arch=dict(MINI, num_layers=0)), "'num_layers'.*whole number above 0"),
-        (dict(arch=dict(MINI, num_heads=5)), 'embed_dims=24 must be a multiple of 4 . num_heads = 20'),
+        (
+            dict(arch=dict(MINI, num_heads=5)),
+            'embed_dims=24 must be a multiple of 4 . num_heads = 20',
+        ),
         (dict(arch=dict(MINI, mlp_ratio=0)), "'mlp_ratio'.*above 0"),
         (dict(memory_patch=0), 'memory_patch=0 must be a whole number'),
         (dict(process_patch=3.5), 'process_patch=3.5 must be a whole number'),
         (dict(out_type='map'), "out_type='map' is unknown; known: 'process', 'both', 'raw'"),
         (dict(out_type='both'), 'memory_patch=8 and process_patch=16(?s:.*)to fix it'),
-        (dict(img_size=60), '60x60 does not fit.*multiples of 16(?s:.*)64x64 or 48x48.*pad_to_patch'),
+        (
+            dict(img_size=60),
+            '60x60 does not fit.*multiples of 16(?s:.*)64x64 or 48x48.*pad_to_patch',
+        ),
         (dict(img_size=(64, 60)), '64x60 does not fit'),
     ],
 )
@@ -550,7 +556,9 @@ def test_wrong_arguments_are_explained(wrong, message):
 
 
 def test_an_image_that_does_not_fit_is_explained():
-    with pytest.raises(UserError, match=r'50x64 does not fit(?s:.*)64x64 or 48x64, or pad_to_patch'):
+    with pytest.raises(
+        UserError, match=r'50x64 does not fit(?s:.*)64x64 or 48x64, or pad_to_patch'
+    ):
         mini()(golden.image(1, 50, 64))
 
 

@@ -1,4 +1,4 @@
-"""The two-head classifier in mmpretrain, its loss and its accuracies, and the same classifier in timm."""
+"""The two-head classifier in mmpretrain, its loss and its accuracies, and the same one in timm."""
 
 import pytest
 import torch
@@ -205,9 +205,7 @@ def test_timm_gives_the_official_answers(timm, official, tmp_path):
     """And takes mmpretrain's weights; another number of classes starts both classifiers again."""
     file = tmp_path / 'official.pth'
     torch.save(official[0], file)
-    arguments = dict(
-        pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), arch='tiny'
-    )
+    arguments = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), arch='tiny')
     model = timm.create_model('vittm_base_16_32', **arguments).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(official[1]), official[2][0], rtol=1e-4, atol=2e-5)

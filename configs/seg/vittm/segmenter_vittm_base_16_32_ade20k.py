@@ -1,5 +1,5 @@
-# Segmenter, ViTTM-B with 16-pixel memory and 32-pixel process patches, 480k iterations on ADE20K. Its mIoU
-# is not in our sources. 4 images a step:
+# Segmenter, ViTTM-B with 16-pixel memory and 32-pixel process patches, 480k iterations on ADE20K. Its
+# mIoU is not in our sources. 4 images a step:
 #   bash tools/dist_train.sh configs/seg/vittm/segmenter_vittm_base_16_32_ade20k.py 2
 _base_ = [
     './_base_/segmenter.py',

@@ -1,5 +1,5 @@
-# UPerNet, ViTTM-B with 16-pixel memory and 32-pixel process patches, 160k iterations on ADE20K. Its mIoU is
-# not in our sources. 8 GPUs with 2 images each:
+# UPerNet, ViTTM-B with 16-pixel memory and 32-pixel process patches, 160k iterations on ADE20K. Its
+# mIoU is not in our sources. 8 GPUs with 2 images each:
 #   bash tools/dist_train.sh configs/seg/vittm/upernet_vittm_base_ade20k.py 8
 _base_ = [
     '../_base_/models/upernet.py',

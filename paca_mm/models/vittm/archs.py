@@ -21,10 +21,11 @@ LATENT_SCALE = 4
 
 
 def resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of an arch, as a fresh dict: ``embed_dims``, ``num_layers``, ``num_heads``, ``mlp_ratio``.
+    """The sizes of an arch, as a fresh dict with all four keys.
 
     Args:
-        arch: A name of :data:`ARCHS`, or a mapping with the first three and maybe the fourth.
+        arch: A name of :data:`ARCHS`, or a mapping with ``embed_dims``, ``num_layers``, ``num_heads``
+            and maybe ``mlp_ratio``.
 
     Raises:
         UserError: The name is unknown, a key is missing or unknown, or a number does not fit.

@@ -68,9 +68,7 @@ class ViTTMClsHead(TwoHeads, ClsHead):
         """Memory and process tokens (B, H, W, C) of the last block -> logits (B, num_classes)."""
         return self._chosen(*self._logits(feats))
 
-    def loss(
-        self, feats: Sequence[Any], data_samples: list, **kwargs: Any
-    ) -> dict[str, Tensor]:
+    def loss(self, feats: Sequence[Any], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """The losses of both classifiers.
 
         Args:

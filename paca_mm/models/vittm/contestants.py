@@ -29,6 +29,4 @@ class _Memory(nn.Module):
 
 def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
     """A backbone that returns the last memory as a map; images of any size are padded to the patches."""
-    return _Memory(
-        ViTTM(**arguments, out_type='raw', pad_to_patch=True, with_cp='cp' in variants)
-    )
+    return _Memory(ViTTM(**arguments, out_type='raw', pad_to_patch=True, with_cp='cp' in variants))

@@ -17,7 +17,7 @@ ARGUMENTS = dict(out_type='raw')
 
 
 def features(backbone: Any, x: Tensor) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
-    """The last memory and process tokens, and the process tokens after every block as maps (B, C, H, W)."""
+    """The last memory and process tokens, and the process tokens of every block as maps (B, C, H, W)."""
     streams = backbone.streams(x, range(backbone.num_stages))
     return streams[-1], [as_image(process).contiguous() for _, process in streams]
 

@@ -1,5 +1,5 @@
-# Fine-tuning on ImageNet-1k for 300 epochs, after ImageNet-21k: a line up over 3000 steps, then a cosine;
-# bf16; what is evaluated and saved is the mean of the weights.
+# Fine-tuning on ImageNet-1k for 300 epochs, after ImageNet-21k: a line up over 3000 steps, then a
+# cosine; bf16; what is evaluated and saved is the mean of the weights.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

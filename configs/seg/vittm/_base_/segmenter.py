@@ -1,5 +1,5 @@
-# Segmenter: mmsegmentation's own mask transformer, of two layers, on one map of the backbone. A config that
-# uses it brings the backbone and the head's in_channels and channels, which are the backbone's.
+# Segmenter: mmsegmentation's own mask transformer, of two layers, on one map of the backbone. A config
+# that uses it brings the backbone and the head's in_channels and channels, which are the backbone's.
 _base_ = '../../_base_/models/segmentor.py'
 
 model = dict(
