@@ -180,6 +180,11 @@ def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, T
 
 
 def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[str, Any]:
+    first_conv: Any = catalogue.first_conv
+    if isinstance(first_conv, str):
+        first_conv = first_conv and f'backbone.{first_conv}'
+    else:
+        first_conv = tuple(f'backbone.{name}' for name in first_conv)
     return dict(
         url=catalogue.weights('cls', row) or '',
         num_classes=1000,
@@ -189,7 +194,7 @@ def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[st
         interpolation='bicubic',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        first_conv=catalogue.first_conv and f'backbone.{catalogue.first_conv}',
+        first_conv=first_conv,
         classifier=classifier if len(classifier) > 1 else classifier[0],
         license=catalogue.license,
         paper_ids=catalogue.paper,

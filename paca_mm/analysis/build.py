@@ -63,7 +63,7 @@ def row_config(host: str, family: Family, row: str) -> Config:
     if len(widths) != 4:
         raise UserError(
             f'{host} takes four maps, at 1/4 to 1/32 of the image, but a {family.title} has '
-            f'{len(widths)} of another kind.\n  to fix it: name the config of a model that is made for it.'
+            f'{len(widths)} of another kind.\n  to fix it: name a config that is made for it.'
         )
     backbone = dict(type=f'paca_mm.{family.backbone}', **arguments)
     return host_config(host, backbone, widths)

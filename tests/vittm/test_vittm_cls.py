@@ -146,7 +146,7 @@ def test_training_may_log_both_accuracies():
     losses = layer.loss(feats(), labels(3))
     for stream, logits in zip(('memory', 'process'), layer._logits(feats()), strict=True):
         right = (logits.argmax(1) == torch.arange(3)).float().mean() * 100
-        assert losses[f'{stream}_accuracy_top-1'].item() == pytest.approx(right.item())
+        assert losses[f'{stream}_accuracy_top-1'][0].item() == pytest.approx(right.item())
 
 
 def test_evaluation_shows_both_accuracies():

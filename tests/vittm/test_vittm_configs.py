@@ -216,15 +216,15 @@ def test_one_shrunk_step_and_prediction(path):
             assert {'loss_memory', 'loss_process'} <= losses.keys()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
-        # A smaller image than the window, of a side that no patch divides.
-        images = [image[:, :, :50] for image in images]
+        # A smaller image than the window and, where it is padded, of a side that no patch divides.
+        width = 50 if cfg.model.backbone.get('pad_to_patch') else side
+        images = [image[:, :, :width] for image in images]
         inputs = torch.stack(images) if task == 'cls' else images
-        samples = annotations(model, task, 2, side, 50)
-        if cfg.model.backbone.get('pad_to_patch'):
-            data = model.data_preprocessor(dict(inputs=inputs, data_samples=samples))
-            with torch.no_grad():
-                result = model.eval()(**data, mode='predict')
-            assert len(result) == 2
+        samples = annotations(model, task, 2, side, width)
+        data = model.data_preprocessor(dict(inputs=inputs, data_samples=samples))
+        with torch.no_grad():
+            result = model.eval()(**data, mode='predict')
+    assert len(result) == 2
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)

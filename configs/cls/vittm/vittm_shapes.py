@@ -17,7 +17,7 @@ model = dict(
     head=dict(
         num_classes=num_classes,
         in_channels=_base_.toy_channels,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original', use_sigmoid=False),
+        loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         cal_acc=True,
     ),
     train_cfg=None,  # no mixing

@@ -1,11 +1,14 @@
 """How one stream of tokens reads another, at a cost that is linear in the tokens of both."""
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.fast_paths import without_autocast
 from .archs import LATENT_SCALE
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class LinearAttention(nn.Module):
@@ -58,7 +61,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-6) -> Tensor:
     """
     dtype = v.dtype
     with without_autocast(v):
-        q, k, v = (x if x.element_size() >= 4 else x.float() for x in (q, k, v))
+        q, k, v = (x.float() if x.dtype in _HALF else x for x in (q, k, v))
         q, k = F.elu(q) + 1, F.elu(k) + 1
         weight = q @ k.sum(2).unsqueeze(-1) + eps  # B, h, N, 1
         return (q @ (k.transpose(-2, -1) @ v) / weight).to(dtype)
