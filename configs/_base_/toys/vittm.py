@@ -4,7 +4,7 @@ toy_backbone = dict(
     type='paca_mm.ViTTM',
     arch=dict(embed_dims=128, num_layers=5, num_heads=4),
     img_size=64,
-    memory_patch=4,
-    process_patch=8,
+    memory_patch=8,
+    process_patch=16,
     drop_path_rate=0.0,
 )

@@ -11,7 +11,7 @@ _base_ = [
 
 model = dict(
     # Equal patches of 8 pixels, whose maps lie side by side.
-    backbone=dict(_base_.toy_backbone, memory_patch=8, out_type='both'),
+    backbone=dict(_base_.toy_backbone, process_patch=8, out_type='both'),
     decode_head=dict(
         in_channels=2 * _base_.toy_channels,
         channels=2 * _base_.toy_channels,

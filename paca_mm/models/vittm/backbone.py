@@ -29,8 +29,8 @@ OUT_TYPES = ('process', 'both', 'raw')
 class ViTTM(Backbone):
     """Vision Token Turing Machine.
 
-    `ViTTM: Vision Token Turing Machines <https://arxiv.org/abs/2409.07613>`_, WACV 2025. An image is
-    cut into two streams of tokens. A ViT block computes with the *process* tokens; before it they
+    `Token Turing Machines are Efficient Vision Models <https://arxiv.org/abs/2409.07613>`_, WACV 2025.
+    An image is cut into two streams of tokens. A ViT block computes with the *process* tokens; before it they
     read from the *memory* tokens, after it they write to them, by linear attention. So the costly
     part sees few tokens, and the many cost little.
 
