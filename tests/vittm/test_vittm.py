@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from vittm.examples import EXAMPLES, MINI
 
 from helpers import golden
@@ -246,7 +246,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in tree_flatten(out)[0]:
             if isinstance(leaf, torch.Tensor):
                 self.numbers = max(self.numbers, leaf.numel())
         return out

@@ -30,9 +30,9 @@ class ViTTM(Backbone):
     """Vision Token Turing Machine.
 
     `Token Turing Machines are Efficient Vision Models <https://arxiv.org/abs/2409.07613>`_, WACV 2025.
-    An image is cut into two streams of tokens. A ViT block computes with the *process* tokens; before it they
-    read from the *memory* tokens, after it they write to them, by linear attention. So the costly
-    part sees few tokens, and the many cost little.
+    An image is cut into two streams of tokens. A ViT block computes with the *process* tokens; before
+    it they read from the *memory* tokens, after it they write to them, by linear attention. So the
+    costly part sees few tokens, and the many cost little.
 
     The maps of all blocks have the size of the process grid: it is no pyramid. For heads that want
     one, put mmseg's ``Feature2Pyramid`` between.
