@@ -74,7 +74,7 @@ class Catalogue:
         published: The rows of a kind of which not all were published.
         license: Of the weights, as an SPDX identifier in small letters.
         paper: As timm writes it, ``'arXiv:2203.11987'``.
-        first_conv: The first convolution of the backbone, for timm.
+        first_conv: The convolution of the backbone that sees the image, for timm, or several.
     """
 
     rows: Mapping[str, Row]
@@ -84,7 +84,7 @@ class Catalogue:
     published: Mapping[str, Sequence[str]] = field(default_factory=dict)
     license: str = ''
     paper: str = ''
-    first_conv: str = ''
+    first_conv: str | Sequence[str] = ''
 
     def rows_of(self, kind: str) -> Sequence[str]:
         """The rows that a kind of model was published with."""
@@ -111,7 +111,9 @@ class Family:
             the row's published accuracy) and ``compile_blocks(model)`` (for ``blocks``).
         timm_head: The module with its classifier for timm, where that is more than one linear layer:
             ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
-            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape.
+            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It
+            may have ``ARGUMENTS``, how the backbone is built under it, and
+            ``features(backbone, images)``, what the head reads and the maps of all stages.
     """
 
     title: str
