@@ -91,67 +91,68 @@ def main(argv=None):
     from paca_mm.analysis.frequency.search import family_with_arch
     from paca_mm.analysis.frequency.stages import prepared
 
+    name = Path(args.config).stem
+    out = Path(args.out or Path('work_dirs', 'frequency', name))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f'the folder {out} cannot be made ({e.strerror}): --out another.') from e
     every = prepared(cfg)
     if args.search:
         family_with_arch(every)
     images = load_images(every, args.images, args.split, args.num_images, args.crop)
     sizes = ', '.join(f'{height} x {width}' for height, width in images.sizes[:4])
     print(f'{len(images.pixels)} of {images.found} images of {images.source}: {sizes} pixels')
+    wanted = _candidates(args, every, images.size) if args.search else None
+
     report = measure(every, images, range(args.seeds), args.checkpoint, args.window)
-    name = Path(args.config).stem
-    out = Path(args.out or Path('work_dirs', 'frequency', name))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f'the folder {out} cannot be made ({e.strerror}): --out another one.') from e
     print(f'\n{tables(report)}')
-    if any(s.curve is None or len(s.curve.octaves) < 2 for s in report.untrained):
+    stages = report.untrained
+    if any(s.curve is None or len(s.curve.octaves) < 2 for s in stages):
         print(
-            '\n-: a stage of less than 3 x 3 positions has no curve. Larger images have one: '
+            '\n-: a stage of less than 3 x 3 positions has no curve. Larger images give it one: '
             '--images FOLDER.'
         )
-    if len(report.untrained) == 1:
+    if len(stages) == 1:
         place = 'model.backbone' + '.module' * ('module' in cfg.model.backbone)
         print(
             '\nthis backbone returns one stage; the others, where it takes out_indices: '
             f'--cfg-options {place}.out_indices=0,1,2,3'
         )
-    found = _search(args, cfg, every, images, report, out / f'{name}_nearest.py')
+    found = None
+    if wanted is not None:
+        found = _search(args, cfg, every, images, report, wanted, out / f'{name}_nearest.py')
     store(as_data(report, args.config, args.checkpoint, found), out / 'frequency.json')
     title = f'{name}: {report.dataset.rows} images of {images.source}'
     plot(report, title, out / 'frequency.png')
     print(f'\nplot and numbers: {out / "frequency.png"}, {out / "frequency.json"}')
     if not args.checkpoint:
-        print('with trained weights beside the untrained ones: name a checkpoint behind the config')
-    print('what is measured, and that it is not confirmed to be a paper\'s: docs/frequency.md')
+        print('to see the trained stages beside them, name a checkpoint behind the config')
+    print('the definitions are our own, only inspired by a paper: docs/frequency.md')
 
 
-def _search(args, cfg, every, images, report, file):
-    """Search, write the nearest size's config to a file; returns plain data for the JSON file."""
-    if not args.search:
-        return None
+def _candidates(args, every, size):
+    """The budget and the sizes that keep to it, before anything slow begins."""
+    from paca_mm.analysis.frequency.search import DEPTHS, WIDTHS, Budget, candidates
+
+    if args.max_params is not None:
+        budget = Budget('params', args.max_params, args.at_least)
+    else:
+        budget = Budget('macs', args.max_macs, args.at_least)
+    sizes = candidates(every, budget, size, args.depths or DEPTHS, args.widths or WIDTHS)
+    print(f'{len(sizes)} sizes of the backbone cost {budget} at {size[0]} x {size[1]}')
+    return budget, sizes
+
+
+def _search(args, cfg, every, images, report, wanted, file):
+    """Rank the sizes, write the config of the nearest; returns plain data for the JSON file."""
     from paca_mm.analysis.frequency.report import search_data, search_table
-    from paca_mm.analysis.frequency.search import (
-        DEPTHS,
-        WIDTHS,
-        Budget,
-        candidates,
-        rank,
-        write_config,
-    )
+    from paca_mm.analysis.frequency.search import rank, write_config
 
-    of, most = ('params', args.max_params) if args.max_params is not None else (
-        'macs', args.max_macs
-    )  # fmt: skip
-    budget = Budget(of, most, args.at_least)
-    sizes = candidates(every, budget, images.size, args.depths or DEPTHS, args.widths or WIDTHS)
+    budget, sizes = wanted
     target = args.target or ('checkpoint' if args.checkpoint else 'images')
-    height, width = images.size
-    print(
-        f'\nsearch: {len(sizes)} sizes of the backbone cost {budget} at {height} x {width}; '
-        f'target: {target}'
-    )
     goal = report.trained if target == 'checkpoint' else report.dataset
+    print(f'\nhow far the untrained stages of each are from the {target}:')
     ranked = []
     for r in rank(every, sizes, images, report.seeds, goal, args.window):
         ranked.append(r)
@@ -167,16 +168,15 @@ def _search(args, cfg, every, images, report, file):
     close = sum(r.distance.low <= best.distance.high for r in ranked[1:])
     if close:
         print(
-            f'{close} of the others are as near to the target for some seed as the nearest is for '
-            'another: the order among them may be chance; more --seeds tell.'
+            f'{close} of the others are, for some seed, as near as the nearest is for another: the '
+            'order among them may be chance; more --seeds tell.'
         )
     base = Path(args.config).expanduser()
     base = base if base.is_file() else assets_root() / args.config
     why = (
-        f'{Path(args.config).name} with depth x {best.candidate.depth:g} and width x '
-        f'{best.candidate.width:g}: of {len(ranked)} sizes of {budget}, the\n'
-        f'one whose untrained stages are nearest to {target}: {best.distance.mean:.2f} dB. '
-        'See docs/frequency.md.'
+        f'{base.name} with depth x {best.candidate.depth:g} and width x {best.candidate.width:g}: of '
+        f'{len(ranked)} sizes of {budget},\nthe one whose untrained stages are nearest to the '
+        f'{target} ({best.distance.mean:.2f} dB). See docs/frequency.md.'
     )
     write_config(file, base, cfg, best.candidate, why)
     words = ['python', 'tools/train.py', str(file), *(['--shapes'] if args.shapes else [])]

@@ -75,11 +75,14 @@ def test_every_mode_is_counted_once_as_a_slow_sum_counts_them():
 
 @pytest.mark.parametrize('window', ['hann', 'none'])
 def test_white_noise_is_flat_at_its_variance(window):
-    found = spectrum_of(3 * noise(64, 1, 64, 64), (64, 64), window)
+    found = spectrum_of(3 * noise(8, 50, 64, 64), (64, 64), window)
     curve = Curve.of_images(found)
-    assert curve.slope.mean == pytest.approx(0, abs=0.03)
+    assert curve.slope.mean == pytest.approx(0, abs=0.02)
+    # The logarithm of a mean of few modes is less than that of many: single channels lean a little.
+    single = Curve.of_images(spectrum_of(noise(400, 1, 64, 64), (64, 64), window))
+    assert 0 < single.slope.mean < 0.08
     inside = found.octaves >= found.lowest
-    np.testing.assert_allclose(found.density.mean(0)[inside], 9, rtol=0.06)
+    np.testing.assert_allclose(found.density.mean(0)[inside], 9, rtol=0.08)
     # An octave has four times the area of the one below it, whatever the window.
     top, below = curve.shares.mean[-1], curve.shares.mean[-2]
     square = 1 - math.pi / 16  # the top band has the corners
@@ -129,19 +132,16 @@ def test_a_quarter_turn_changes_nothing_and_any_other_little():
 
     # Waves of random directions, turned where they are computed: nothing is interpolated.
     rng = np.random.RandomState(0)
-    waves = [(4 * 2 ** (3 * rng.rand()), *(2 * np.pi * rng.rand(2))) for _ in range(300)]
+    cycles = torch.from_numpy(1.5 * 30 ** rng.rand(16, 100, 1, 1))
+    direction, phase = torch.from_numpy(2 * np.pi * rng.rand(2, 16, 100, 1, 1))
     at = (torch.arange(96, dtype=torch.float64) - 47.5) / 96
 
-    def image(angle):
-        total = torch.zeros(96, 96, dtype=torch.float64)
-        for cycles, direction, phase in waves:
-            x = at[None] * math.cos(direction + angle) + at[:, None] * math.sin(direction + angle)
-            total += torch.cos(2 * math.pi * cycles * x + phase) / cycles
-        return total[None, None]
+    def curve_at(angle):
+        x = at * torch.cos(direction + angle) + at[:, None] * torch.sin(direction + angle)
+        waves = torch.cos(2 * math.pi * cycles * x + phase) / cycles
+        return Curve.of_images(spectrum_of(waves.sum(1, keepdim=True), (96, 96)))
 
-    straight, oblique = (
-        Curve.of_images(spectrum_of(image(angle), (96, 96))) for angle in (0, 0.4)
-    )
+    straight, oblique = curve_at(0), curve_at(0.4)
     assert distance(straight, oblique) < 1.0
     assert np.abs(straight.shares.mean - oblique.shares.mean).max() < 0.05
 
@@ -177,7 +177,7 @@ def test_the_window_removes_what_the_borders_add():
     ramp = torch.linspace(0, 1, 64, dtype=torch.float64).expand(1, 1, 64, 64)
     high = [spectrum_of(ramp, (64, 64), window).shares[0, -2:].sum() for window in ('none', 'hann')]
     assert high[0] > 0.02
-    assert high[1] < 1e-5
+    assert high[1] < 1e-4
     with pytest.raises(UserError, match=r"window='hamming' is unknown.* hann, none"):
         spectrum_of(ramp, (64, 64), 'hamming')
 
@@ -236,7 +236,7 @@ def test_tokens_are_laid_out_on_the_grid_of_the_image():
     for outputs in (tokens, [extra], ([tokens, noise(2, 3)],)):
         (found,) = maps_of(outputs, (64, 96))
         assert torch.equal(found, grid)
-    with pytest.raises(UserError, match='24 tokens .* 64 x 64 .* make no grid'):
+    with pytest.raises(UserError, match=r'24 tokens .* 64 x 64 .* make no grid'):
         maps_of(tokens, (64, 64))
     with pytest.raises(UserError, match=r'no feature maps but \(2, 3\)'):
         maps_of((noise(2, 3),), (64, 64))
@@ -357,7 +357,7 @@ def test_every_arch_has_the_widths_of_its_family():
         for arguments in (family.toy, *(row.backbone for row in family.rows.values())):
             arch = family.arch(arguments)
             assert scaled(arch, 1, 1) == arch
-            if family.widths and not isinstance(arch['embed_dims'], int):
+            if family.widths:
                 assert tuple(arch['embed_dims']) == tuple(family.widths(arguments))
 
 
@@ -374,9 +374,6 @@ def test_sizes_are_multiplied_as_they_must_be():
     assert scaled(dict(inverted_blocks=(1, 1), mldc_blocks=(0, 2)), 0.3, 1) == dict(
         inverted_blocks=(1, 1), mldc_blocks=(0, 1)
     )
-    assert scaled(dict(embed_dims=192, num_heads=3, num_layers=12), 1.5, 0.9) == dict(
-        embed_dims=168, num_heads=3, num_layers=18
-    )
     assert scaled(dict(embed_dims=(12,), num_heads=(3,)), 1, 1.4)['embed_dims'] == (18,)
 
 
@@ -390,7 +387,9 @@ def test_candidates_keep_to_the_budget_and_say_when_none_does():
     assert {c.params for c in kept} == {c.params for c in every if c.params <= middle.params}
     exact = Budget('macs', middle.macs / 1e9, at_least=0.999)
     assert candidates(cfg, exact, (64, 64), (1, 2), (0.5, 1)) == [middle]
-    with pytest.raises(UserError, match='none of the 4 sizes costs at most 0.001 M parameters: the'):
+    with pytest.raises(
+        UserError, match=r'none of the 4 sizes costs at most 0\.001 M parameters: the'
+    ):
         candidates(cfg, Budget('params', 0.001), (64, 64), (1, 2), (0.5, 1))
     with pytest.raises(UserError, match='must be above 0, but -1 is not'):
         candidates(cfg, budget, (64, 64), (-1,))
@@ -443,6 +442,10 @@ def test_a_config_of_other_sizes_fits_together(tmp_path, config, readers):
 # The tool -------------------------------------------------------------------------------------------
 
 
+def analyze(*words):
+    return run('analyze_frequency', *map(str, words))
+
+
 def finite(node):
     """Every number of plain data."""
     if isinstance(node, dict):
@@ -458,8 +461,8 @@ def finite(node):
 def test_the_tool_searches_and_its_config_trains(here, capfd):
     pytest.importorskip('mmpretrain')
     assert (
-        run(
-            'analyze_frequency', CONFIG, '--out', 'seen', '--num-images', 6, '--seeds', 2,
+        analyze(
+            CONFIG, '--out', 'seen', '--num-images', 6, '--seeds', 2,
             '--search', '--max-params', 0.8, '--depths', 1, 2, '--widths', 0.5, 0.75, 1,
         )
         == 0
@@ -497,7 +500,7 @@ def test_the_tool_searches_and_its_config_trains(here, capfd):
 
     # And what was trained, beside the untrained, with what is another model's refused.
     words = ['--out', 'seen2', '--num-images', 4, '--seeds', 1]
-    assert run('analyze_frequency', 'seen/paca_shapes_nearest.py', 'trained.pth', *words) == 0
+    assert analyze('seen/paca_shapes_nearest.py', 'trained.pth', *words) == 0
     assert 'stage 1, trained' in capfd.readouterr().out
     data = json.loads((here / 'seen2/frequency.json').read_text())
     assert all(finite(data))
@@ -506,7 +509,7 @@ def test_the_tool_searches_and_its_config_trains(here, capfd):
         True,
         False,
     ]
-    assert run('analyze_frequency', CONFIG, 'trained.pth', *words) == 2
+    assert analyze(CONFIG, 'trained.pth', *words) == 2
     assert 'trained.pth is not for this model' in capfd.readouterr().err
 
 
@@ -535,7 +538,7 @@ def test_mistakes_are_one_message(here, capfd, words, message):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(here / 'tiny/a.png')
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(here / 'plain/a.png')
     options = ['--num-images', 2, '--out', 'seen'] if '--out' not in words else ['--num-images', 2]
-    assert run('analyze_frequency', CONFIG, *words, *options) == 2
+    assert analyze(CONFIG, *words, *options) == 2
     err = capfd.readouterr().err
     assert 'Traceback' not in err
     assert re.search(message, err), err
@@ -544,5 +547,5 @@ def test_mistakes_are_one_message(here, capfd, words, message):
 def test_a_host_model_has_no_sizes_to_search(here, capfd):
     pytest.importorskip('mmpretrain')
     config = 'configs/cls/attentive_norm/resnet50_an_in1k.py'
-    assert run('analyze_frequency', config, '--search', '--max-params', 1) == 2
+    assert analyze(config, '--search', '--max-params', 1) == 2
     assert 'paca_mm.ReplaceNorms has no arch dict' in capfd.readouterr().err

@@ -79,9 +79,7 @@ def _draw_curve(axes: Any, stage: Stage, when: str, dash: str, colour: Any) -> N
         x, curve.db.mean - level, dash, color=colour, marker=marker, ms=4,
         label=_with_slope(f'{stage.name} {when}', curve),
     )  # fmt: skip
-    axes.fill_between(
-        x, curve.db.low - level, curve.db.high - level, color=colour, alpha=0.2, lw=0
-    )
+    axes.fill_between(x, curve.db.low - level, curve.db.high - level, color=colour, alpha=0.2, lw=0)
 
 
 def _with_slope(name: str, curve: Curve) -> str:
@@ -108,7 +106,7 @@ def _draw_energies(axes: Any, report: Report, colours: Any) -> None:
             rows.append((f'{stage.name} trained', report.trained[i].curve))
     import matplotlib.pyplot as plt
 
-    bands = report.dataset.bands
+    bands = report.bands
     shades = plt.get_cmap('cividis')(np.linspace(0, 1, len(bands)))
     for at, (_, curve) in enumerate(rows):
         if curve is None:
@@ -129,4 +127,3 @@ def _draw_energies(axes: Any, report: Report, colours: Any) -> None:
         handles, names, frameon=False, fontsize=8, ncols=3, loc='upper center',
         bbox_to_anchor=(0.4, -0.13),
     )  # fmt: skip
-

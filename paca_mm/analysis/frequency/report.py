@@ -44,6 +44,12 @@ class Report:
         """The stages of the untrained networks, over the seeds."""
         return over_seeds(self.by_seed)
 
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """The octaves of the images and of all stages, ascending in frequency."""
+        curves = [self.dataset, *(stage.curve for stage in self.by_seed[0])]
+        return tuple(sorted({b for c in curves if c is not None for b in c.bands}, reverse=True))
+
     def distances(self) -> list['Distances']:
         """The distances of every stage, then their mean."""
         rows = []
@@ -123,7 +129,7 @@ def measure(
 
 def tables(report: Report) -> str:
     """The energies, slopes and distances as text."""
-    bands = report.dataset.bands
+    bands = report.bands
     lines = [['spectrum of', 'positions', 'slope', *(f'{_range_of(b)}' for b in bands)]]
     height, width = report.images.size
     lines.append(_energies('images', (height, width), report.dataset, bands))
@@ -277,7 +283,9 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _plain(band: Band | None) -> dict[str, Any] | None:
-    return band and {key: _listed(value) for key, value in band._asdict().items()}
+    if band is None:
+        return None
+    return {key: _listed(value) for key, value in band._asdict().items()}
 
 
 def _listed(value: Any) -> Any:
@@ -290,4 +298,3 @@ def store(data: dict[str, Any], file: Path) -> None:
     """Write plain data as JSON."""
     with replacing(file) as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + '\n')
-

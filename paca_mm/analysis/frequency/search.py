@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paca_mm.analysis.flops import Cost, count
 from paca_mm.errors import UserError
@@ -29,7 +28,7 @@ DEPTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
 WIDTHS = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 #: The keys of an arch dict that are numbers of blocks.
-_BLOCKS = re.compile(r'depths|num_layers|\w+_(?:depths|blocks)')
+_BLOCKS = re.compile(r'depths|\w+_(?:depths|blocks)')
 
 #: Widths stay multiples of this where they are, which is what kernels are made for.
 _STEP = 8
@@ -119,19 +118,11 @@ def scaled(arch: Mapping[str, Any], depth: float, width: float) -> dict[str, Any
     result = dict(arch)
     for key, value in arch.items():
         if key == 'embed_dims' and width != 1:
-            heads = arch.get('num_heads', 1)
-            result[key] = _each(value, heads, lambda c, h: _channels(c, h, width))
+            heads = arch.get('num_heads', (1,) * len(value))
+            result[key] = tuple(_channels(*pair, width) for pair in zip(value, heads, strict=True))
         elif _BLOCKS.fullmatch(key):
-            result[key] = _each(value, 0, lambda n, _: n and max(1, math.floor(n * depth + 0.5)))
+            result[key] = tuple(n and max(1, math.floor(n * depth + 0.5)) for n in value)
     return result
-
-
-def _each(value: Any, other: Any, of: Callable[[Any, Any], Any]) -> Any:
-    """A function of one number, or of every stage's."""
-    if not isinstance(value, Sequence):
-        return of(value, other)
-    others = other if isinstance(other, Sequence) else [other] * len(value)
-    return tuple(of(v, o) for v, o in zip(value, others, strict=True))
 
 
 def _channels(channels: int, heads: int, width: float) -> int:
@@ -205,9 +196,9 @@ def candidates(
 
 def _cost(backbone: Mapping[str, Any], size: tuple[int, int]) -> Cost:
     model = MODELS.build(dict(backbone))
-    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes run through it, and no numbers
-        image = torch.empty(1, backbone.get('in_channels', 3), *size)
-        return count(model.eval(), lambda model: model(image))
+    model.eval()  # which returns nothing from some hosts
+    image = torch.zeros(1, backbone.get('in_channels', 3), *size)
+    return count(model, lambda model: model(image))
 
 
 def rank(
@@ -245,7 +236,9 @@ def rank(
 
 
 def _distance(stages: Sequence[Stage], target: Sequence[Stage] | Curve) -> float:
-    others = [target] * len(stages) if isinstance(target, Curve) else [t.curve for t in target]
+    others: list[Curve | None] = [target] * len(stages) if isinstance(target, Curve) else []
+    if not isinstance(target, Curve):
+        others = [stage.curve for stage in target]
     value = mean_distance([(s.curve, o) for s, o in zip(stages, others, strict=True)])
     if value is None:
         raise UserError(

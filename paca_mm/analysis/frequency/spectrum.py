@@ -127,7 +127,7 @@ def spectrum_of(maps: Tensor, size: tuple[int, int], window: str = 'hann') -> Sp
         raise UserError(f'window={window!r} is unknown: choose one of {", ".join(WINDOWS)}.')
     if maps.ndim != 4 or min(maps.shape[2:]) < 2:
         raise ValueError(f'maps (B, C, h, w) of 2 x 2 positions at least, not {tuple(maps.shape)}')
-    samples, channels, height, width = maps.shape
+    samples, _, height, width = maps.shape
     x = maps.detach().cpu().double()
     if not torch.isfinite(x).all():
         raise UserError(

@@ -66,10 +66,9 @@ def prepared(cfg: Config) -> Config:
     backbone = cfg.model.backbone
     family = family_of(str(backbone.get('type', '')))
     if family is not None and family.arch is not None and backbone.get('out_indices'):
-        widths = family.arch(backbone)['embed_dims']
-        if isinstance(widths, Sequence):
-            last = max(i % len(widths) for i in backbone.out_indices)
-            backbone.out_indices = tuple(range(last + 1))
+        stages = len(family.arch(backbone)['embed_dims'])
+        last = max(i % stages for i in backbone.out_indices)
+        backbone.out_indices = tuple(range(last + 1))
     for node in walk(cfg.model):
         if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
             node['init_cfg'] = None
@@ -82,8 +81,8 @@ def untrained(
 ) -> list[list[Stage]]:
     """The stages of the backbone as it is before training, one list a seed.
 
-    BatchNorms normalise by the images at hand: the
-    statistics of a new one (mean 0, variance 1) are those of nothing.
+    BatchNorms normalise by the images at hand: the statistics of a new one (mean 0, variance 1) are
+    those of nothing.
 
     Args:
         cfg: The config, as :func:`prepared` returns it.
@@ -138,7 +137,7 @@ def over_seeds(found: Sequence[Sequence[Stage]]) -> list[Stage]:
 
 def _built(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
-    with _quiet():
+    with torch.random.fork_rng(), _quiet():
         return build(cfg)
 
 
