@@ -101,6 +101,9 @@ class Family:
         backbone: The member that is the backbone.
         toy: Arguments of a small backbone with every part of the large ones; the doctor runs it.
         widths: The channels of every stage, from the arguments of the backbone; may raise UserError.
+        arch: The dict of sizes that the backbone takes as its ``arch``, from its arguments: one number
+            a stage for ``embed_dims`` and for its blocks (``depths``, ``*_depths``, ``*_blocks``); may
+            raise UserError.
         layout: The keys of its checkpoints.
         catalogue: What was published.
         prefix: Of the full names of its rows: ``'paca_'`` makes ``paca_small``.
@@ -121,6 +124,7 @@ class Family:
     backbone: str | None = None
     toy: Mapping[str, Any] = field(default_factory=dict)
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] | None = None
+    arch: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     layout: 'KeyLayout | None' = None
     catalogue: Catalogue | None = None
     prefix: str = ''

@@ -13,6 +13,13 @@ VARIANTS: dict[str, str] = {}
 
 EXTRAS: dict[str, Any] = {}
 
+#: The ViT of the same width and depth, on patches of 16 pixels.
+CLASSES = {
+    'vittm_small_28_28': ('vit_s',),
+    'vittm_base_28_28': ('vit_b',),
+    'vittm_base_16_32': ('vit_b',),
+}
+
 
 class _Memory(nn.Module):
     """A backbone that returns the memory after its last block, which the published answer is made of."""
