@@ -104,6 +104,7 @@ class Family:
         arch: The dict of sizes that the backbone takes as its ``arch``, from its arguments: one number
             a stage for ``embed_dims`` and for its blocks (``depths``, ``*_depths``, ``*_blocks``); may
             raise UserError.
+        as_maps: Arguments under which the backbone returns feature maps, where it may do otherwise.
         layout: The keys of its checkpoints.
         catalogue: What was published.
         prefix: Of the full names of its rows: ``'paca_'`` makes ``paca_small``.
@@ -125,6 +126,7 @@ class Family:
     toy: Mapping[str, Any] = field(default_factory=dict)
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] | None = None
     arch: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    as_maps: Mapping[str, Any] = field(default_factory=dict)
     layout: 'KeyLayout | None' = None
     catalogue: Catalogue | None = None
     prefix: str = ''

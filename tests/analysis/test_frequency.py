@@ -350,6 +350,13 @@ def test_any_backbone_of_a_config(config, options):
     assert stages[0].curve.octaves[-1] == -2
 
 
+def test_of_two_streams_of_tokens_the_one_that_is_a_map():
+    cfg = load_config('configs/cls/vittm/vittm_shapes.py')
+    (stage,) = untrained(prepared(cfg), some_images(count=2), [0])[0]
+    assert stage.positions == (64 // cfg.model.backbone.process_patch,) * 2
+    assert stage.channels == cfg.model.backbone.arch['embed_dims']
+
+
 def test_every_arch_has_the_widths_of_its_family():
     found = [family for family in families().values() if family.arch]
     assert {family.title for family in found} >= {'PaCa-ViT', 'RapidNet'}

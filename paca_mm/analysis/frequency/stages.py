@@ -69,8 +69,8 @@ def prepared(cfg: Config) -> Config:
         stages = len(family.arch(backbone)['embed_dims'])
         last = max(i % stages for i in backbone.out_indices)
         backbone.out_indices = tuple(range(last + 1))
-    if family is not None and backbone.get('out_type') == 'raw':
-        backbone.out_type = 'process'  # two streams of tokens, of which this one is a map
+    if family is not None:
+        backbone.update(family.as_maps)
     for node in walk(cfg.model):
         if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
             node['init_cfg'] = None

@@ -34,6 +34,7 @@ FAMILY = Family(
         pad_to_patch=True,
     ),
     widths=widths,
+    as_maps=dict(out_type='process'),
     layout=LAYOUT,
     catalogue=CATALOGUE,
     prefix='vittm_',
