@@ -1,10 +1,10 @@
 """Plots of what was measured, beside its CSV file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from paca_mm.families import families
+from paca_mm.families import row_named
 
 from .conditions import Conditions
 from .results import Row
@@ -39,8 +39,9 @@ def plot(rows: Sequence[Row], conditions: Conditions, file: Path) -> list[Path]:
     return files
 
 
-#: Ours in one colour, the yardstick of the same weights in grey, the others by family.
-_OURS, _PLAIN, _OTHERS = '#c1272d', '#777777', '#8c6bb1'
+#: Ours, a colour a family; the yardstick of the same weights in grey, the others by family.
+_OURS = ('#c1272d', '#1b62b5', '#23823f', '#b06a00', '#7a3fb0')
+_PLAIN, _OTHERS, _PEER = '#777777', '#8c6bb1', '#9a9a9a'
 _COLOURS = {
     'swin': '#1f77b4',
     'convnext': '#2ca02c',
@@ -52,12 +53,29 @@ _COLOURS = {
 }
 
 
-def _colour(name: str) -> str:
-    if '+plain' in name:
-        return _PLAIN
-    if any(f.prefix and f.prefix.rstrip('_') in name for f in families().values()):
-        return _OURS
-    return next((c for key, c in _COLOURS.items() if key in name), _OTHERS)
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for every contestant. One family of ours is red among coloured peers; several have
+    their colours, and all peers are grey.
+    """
+    own = {name: title for name in names if (title := _family(name))}
+    titles = [*dict.fromkeys(own.values())]
+    found = {}
+    for name in names:
+        if '+plain' in name:
+            found[name] = _PLAIN
+        elif name in own:
+            found[name] = _OURS[titles.index(own[name]) % len(_OURS)]
+        elif len(titles) > 1:
+            found[name] = _PEER
+        else:
+            found[name] = next((c for key, c in _COLOURS.items() if key in name), _OTHERS)
+    return found
+
+
+def _family(name: str) -> str | None:
+    """The title of our family that a contestant is of, alone or inside a host."""
+    row = row_named(name.split('+')[0].rpartition('/')[2])
+    return row[0].title if row else None
 
 
 def _axes(conditions: Conditions, row: Row, title: str) -> tuple[Any, Any]:
@@ -74,18 +92,17 @@ def _axes(conditions: Conditions, row: Row, title: str) -> tuple[Any, Any]:
 
 def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
     figure, axes = _axes(conditions, rows[0], "Time against the image's size")
-    for i, name in enumerate(dict.fromkeys(r.name for r in rows)):
+    colours = _colours(dict.fromkeys(r.name for r in rows))
+    for i, (name, colour) in enumerate(colours.items()):
         line = sorted((r for r in rows if r.name == name), key=lambda r: r.height * r.width)
         x = [r.height * r.width / 1e6 for r in line]
         dash = '--' if '+plain' in name else '-'
-        axes.plot(
-            x, [r.ms for r in line], dash, marker='osD^v'[i % 5], color=_colour(name), label=name
-        )
+        axes.plot(x, [r.ms for r in line], dash, marker='osD^v'[i % 5], color=colour, label=name)
         axes.fill_between(
             x,
             [r.ms_p10 for r in line],
             [r.ms_p90 for r in line],
-            color=_colour(name),
+            color=colour,
             alpha=0.15,
             lw=0,
         )
@@ -104,28 +121,60 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
         # paca_small and paca_base are sizes of one family; a variant is a family of its own.
         family = r.name.rpartition('_')[0] if '_' in r.name and '+' not in r.name else r.name
         groups.setdefault(family, []).append(r)
+    colours = _colours(dict.fromkeys(r.name for r in rows))
     for i, (family, members) in enumerate(groups.items()):
         members.sort(key=lambda r: r.ms)
         x, y = [r.ms for r in members], [r.accuracy for r in members]
         bars = [[r.ms - r.ms_p10 for r in members], [r.ms_p90 - r.ms for r in members]]
-        colour = _colour(family)
+        colour = colours[members[0].name]
+        peer = colour == _PEER
         axes.errorbar(x, y, xerr=bars, fmt='none', ecolor=colour, elinewidth=4, alpha=0.25)
         axes.plot(x, y, '-', color=colour, lw=1, alpha=0.6)
-        axes.scatter(x, y, [r.params_m * 2 for r in members], color=colour, label=family, zorder=3)
+        axes.scatter(
+            x, y, [r.params_m * 2 for r in members], edgecolors=colour,
+            facecolors='white' if peer else colour, label=None if peer else family, zorder=3,
+        )  # fmt: skip
         above = 1 if i % 2 == 0 else -1
-        for r in members:
-            label = r.name[len(family) + 1 :]
-            distance = 4 + (r.params_m / 2) ** 0.5
+        for r in members if not peer else ():
             axes.annotate(
-                label, (r.ms, r.accuracy), (0, above * distance), textcoords='offset points',
-                fontsize=9, color=colour, ha='center', va='bottom' if above > 0 else 'top',
+                r.name[len(family) + 1 :], (r.ms, r.accuracy), (0, above * _radius(r)),
+                textcoords='offset points', fontsize=9, color=colour, ha='center',
+                va='bottom' if above > 0 else 'top',
             )  # fmt: skip
     figure.legend(frameon=False, loc='outside right upper', markerscale=0.8, fontsize=9)
     axes.set(xlabel='milliseconds (bar: 10th to 90th percentile; area: parameters)',
-             ylabel='ImageNet top-1, %', xlim=(0, None))  # fmt: skip
+             ylabel='ImageNet top-1, %')  # fmt: skip
+    times = [r.ms for r in rows]
+    if max(times) > 6 * min(times):  # phones and servers in one plot
+        axes.set_xscale('log')
+        axes.xaxis.set_major_formatter('{x:g}')
+        axes.xaxis.set_minor_formatter('{x:g}')
+        axes.tick_params(axis='x', which='minor', labelsize=7)
+    else:
+        axes.set_xlim(0, None)
     scores = [r.accuracy for r in rows if r.accuracy]
     axes.set_ylim(min(scores) - 1, max(scores) + 0.7)  # a tenth of a point is not to look large
+    _name_peers(figure, axes, [r for r in rows if colours[r.name] == _PEER])
     return _store(figure, file)
+
+
+def _radius(r: Row) -> float:
+    """How far from the middle of its circle a contestant's name stands, in points."""
+    return 4 + (r.params_m / 2) ** 0.5
+
+
+def _name_peers(figure: Any, axes: Any, peers: Sequence[Row]) -> None:
+    """Write their names on the right of their circles, each below those that stand too near."""
+    figure.draw_without_rendering()  # settles where the axes are
+    placed: list[tuple[float, float]] = []
+    for r in sorted(peers, key=lambda r: -(r.accuracy or 0)):
+        x, own = axes.transData.transform((r.ms, r.accuracy)) * 72 / figure.dpi
+        y = min([own, *(other - 7 for at, other in placed if abs(at - x) < 55)])
+        placed.append((x, y))
+        axes.annotate(
+            r.name, (r.ms, r.accuracy), (_radius(r), y - own), textcoords='offset points',
+            fontsize=6.5, color='#6d6d6d', ha='left', va='center',
+        )  # fmt: skip
 
 
 def _store(figure: Any, file: Path) -> Path:
