@@ -1,4 +1,4 @@
-"""Castling's attention: linear-angular, with a convolution along the tokens and a branch that fades out."""
+"""Castling's attention: linear-angular, a convolution along the tokens, a branch that fades out."""
 
 from typing import Any
 
@@ -165,9 +165,7 @@ def remove_softmax_branches(model: nn.Module) -> nn.Module:
     return model
 
 
-def _check(
-    embed_dims: int, num_heads: int, kernel_size: int, threshold: float, eps: float
-) -> None:
+def _check(embed_dims: int, num_heads: int, kernel_size: int, threshold: float, eps: float) -> None:
     if num_heads < 1 or embed_dims < 1 or embed_dims % num_heads:
         raise UserError(
             f'CastlingAttention: embed_dims={embed_dims} must be a multiple of '

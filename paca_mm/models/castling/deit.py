@@ -41,10 +41,16 @@ class VitReport(LoadReport):
     new: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
-        taken = f'taken from it: {_kinds(self.loaded)}'
-        if not self.new:
-            return f'{super().__str__()}\n{taken}'
-        return f'{super().__str__()}\n{taken}\n{len(self.new)} new, not in it: {_kinds(self.new)}'
+        lines = [
+            f'loaded {len(self.loaded)} of {len(self.loaded) + len(self.new)} tensors from '
+            f'{self.source}' + (f' ({self.wrapper})' if self.wrapper else ''),
+            f'taken: {_kinds(self.loaded)}',
+        ]
+        if self.new:
+            lines.append(f'new, with their fresh initialisation: {_kinds(self.new)}')
+        if self.unexpected:
+            lines.append(f'left: {_kinds(self.unexpected)}')
+        return '\n'.join(lines)
 
 
 def _kinds(keys: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from mmengine import registry
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor
 
-from paca_mm.errors import UserError, some_of
+from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
 from .attention import CastlingAttention
@@ -43,8 +43,8 @@ def CastlingViT(
     top left corner) by the convolution, and with all tokens by the attention. Behind them the patches
     follow row after row, so the convolution joins the end of a row to the beginning of the next.
 
-    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` loads a DeiT or ViT checkpoint, with mmpretrain's
-    names or the official ones, and reports what was taken, what is new and what was left; see
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` loads a DeiT or ViT checkpoint, with the names of
+    mmpretrain or the official ones, and reports what was taken, what is new and what was left; see
     :func:`~paca_mm.models.castling.deit.load_vit`.
 
     Args:
@@ -107,7 +107,7 @@ def exchange_attention(model: nn.Module, **castling: Any) -> None:
 
 
 def _attentions_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The attentions of a module by name, going by what their classes are called; none inside another."""
+    """The attentions of a module by name, going by the names of their classes; none inside another."""
     inside = None
     for name, module in model.named_modules():
         if inside is not None and name.startswith(inside):
@@ -125,7 +125,9 @@ def _objection(attention: Any) -> str:
     if attention.v_shortcut or attention.input_dims != attention.embed_dims:
         return 'MultiheadAttention with a shortcut of its values (v_shortcut)'
     if attention.attn_drop:
-        return f'MultiheadAttention with attn_drop={attention.attn_drop}, which drops softmax weights'
+        return (
+            f'MultiheadAttention with attn_drop={attention.attn_drop}, which drops softmax weights'
+        )
     if isinstance(attention.scaled_dot_product_attention, partial):
         return 'MultiheadAttention with qk_scale'
     return ''
