@@ -14,11 +14,11 @@ from .environment import STACKS
 from .families import member_named
 
 
-class _ModelRegistry(Registry):
-    """A registry that imports a model, and the host package that it needs, when it is asked for."""
+class _FamilyRegistry(Registry):
+    """A registry that imports what a family has, and the host package it needs, when it is asked for."""
 
     def get(self, key: str) -> Any | None:
-        """Look a model up; ImportError with the cure if the package it needs is missing."""
+        """Look a name up; ImportError with the cure if the package it needs is missing."""
         name = key.rpartition('.')[2]
         if name not in self.module_dict and (found := member_named(name)):
             _, member = found
@@ -43,7 +43,7 @@ def _child(name: str, cls: type[Registry] = Registry, locations: list[str] | Non
     return cls(parent.name, parent=parent, scope='paca_mm', locations=locations or [])
 
 
-MODELS = _child('MODELS', _ModelRegistry, ['paca_mm.models'])
+MODELS = _child('MODELS', _FamilyRegistry, ['paca_mm.models'])
 RUNNERS = _child('RUNNERS', locations=['paca_mm.engine.runner'])
-HOOKS = _child('HOOKS', locations=['paca_mm.engine.hooks'])
+HOOKS = _child('HOOKS', _FamilyRegistry, ['paca_mm.engine.hooks'])
 TRANSFORMS = _child('TRANSFORMS', locations=['paca_mm.datasets.transforms'])

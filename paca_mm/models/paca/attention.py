@@ -1,8 +1,14 @@
 """Patch-to-cluster attention: queries from the N patches, keys and values from M clusters."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from paca_mm.errors import UserError
+from paca_mm.families import load_member
 
 from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
 from ..common.tokens import add_product
@@ -91,3 +97,42 @@ class PaCaAttention(nn.Module):
     def _heads(self, tokens: Tensor) -> Tensor:
         """(B, n, C) -> (B, h, n, d), a view."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class TokenAttention(nn.Module):
+    """Any attention of tokens as a part of the block, in stages without clusters.
+
+    Args:
+        inner: Called as ``inner(tokens) -> tokens``, (B, N, C) each.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Patches (B, H, W, C) and an assignment (B, M, N) -> other patches, and the same assignment."""
+        return self.inner(x.flatten(1, 2)).reshape(x.shape), z
+
+
+def castling_attention(
+    embed_dims: int, num_heads: int, arguments: Mapping[str, Any]
+) -> TokenAttention:
+    """Castling's attention, which is another family's; with biases, as PaCa's own.
+
+    Args:
+        embed_dims: C.
+        num_heads: h.
+        arguments: Further arguments of ``CastlingAttention``.
+
+    Raises:
+        UserError: The family is not there.
+    """
+    try:
+        attention = load_member('CastlingAttention')
+    except KeyError as e:
+        raise UserError(
+            "plain_attention='castling' needs the family castling (paca_mm/models/castling), which "
+            "this installation does not have; plain_attention='softmax' needs nothing."
+        ) from e
+    return TokenAttention(attention(embed_dims, num_heads, **{'qkv_bias': True, **arguments}))

@@ -15,7 +15,7 @@ from paca_mm.registry import MODELS
 from ..common.backbone import Backbone
 from ..common.tokens import as_image
 from .archs import resolve_arch
-from .attention import PaCaAttention
+from .attention import PaCaAttention, castling_attention
 from .block import PaCaBlock
 from .clustering import CLUSTERINGS
 from .downsample import NORM_EPS, PatchEmbed, Transition
@@ -48,6 +48,10 @@ class PaCaViT(Backbone):
         cluster_every: k per stage, or one for all: every k-th block of the stage clusters again and
             the blocks between reuse its assignment; 1 is block-wise, 0 (default) lets only the first
             block cluster (stage-wise).
+        plain_attention: What attends in stages without clusters: ``'softmax'``; ``'castling'``, which is
+            the family Castling's and whose cost grows linearly with the patches; or a dict with further
+            arguments of ``CastlingAttention``. ``dict(softmax_branch=True)`` adds the softmax branch,
+            for training with ``paca_mm.CastlingHook``; ``'castling'`` alone leaves it out.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
         out_indices: Stages to return, counted from 0. Later stages than needed are not built.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and stages 1 to i, with their norms
@@ -85,6 +89,7 @@ class PaCaViT(Backbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: dict | None = None,
+        plain_attention: str | Mapping[str, Any] = 'softmax',
     ) -> None:
         sizes = resolve_arch(arch)
         embed_dims, depths = sizes['embed_dims'], sizes['depths']
@@ -99,6 +104,7 @@ class PaCaViT(Backbone):
         if isinstance(cluster_every, int):
             cluster_every = (cluster_every,) * num_stages
         _check_clustering(clustering, num_clusters, cluster_every, num_stages, has_teacher)
+        castling = _castling_arguments(plain_attention, num_clusters)
 
         self.embed_dims = embed_dims
         self.num_clusters = tuple(num_clusters)
@@ -122,12 +128,17 @@ class PaCaViT(Backbone):
                     network = CLUSTERINGS[clustering](
                         embed_dims[i], num_clusters[i], sizes['mlp_ratios'][i]
                     )
+                attn: nn.Module
+                if castling is not None and not num_clusters[i]:
+                    attn = castling_attention(embed_dims[i], sizes['num_heads'][i], castling)
+                else:
+                    attn = PaCaAttention(
+                        embed_dims[i], sizes['num_heads'][i], num_clusters[i], network
+                    )
                 stage.append(
                     PaCaBlock(
                         embed_dims[i],
-                        PaCaAttention(
-                            embed_dims[i], sizes['num_heads'][i], num_clusters[i], network
-                        ),
+                        attn,
                         ConvFFN(embed_dims[i], int(embed_dims[i] * sizes['mlp_ratios'][i])),
                         drop_path[sum(depths[:i]) + j],
                     )
@@ -234,6 +245,26 @@ class PaCaViT(Backbone):
 def _clusters(block: int, every: int) -> bool:
     """Whether a block of a stage clusters by itself."""
     return block == 0 if every == 0 else block % every == 0
+
+
+def _castling_arguments(
+    plain_attention: str | Mapping[str, Any], num_clusters: Sequence[int]
+) -> dict[str, Any] | None:
+    """The arguments of Castling's attention where ``plain_attention`` asks for it, or None."""
+    if plain_attention == 'softmax':
+        return None
+    if plain_attention != 'castling' and not isinstance(plain_attention, Mapping):
+        raise UserError(
+            f"plain_attention={plain_attention!r} is unknown; choose 'softmax', 'castling', or a dict "
+            'with arguments of CastlingAttention.'
+        )
+    if all(num_clusters):
+        raise UserError(
+            f'plain_attention={plain_attention!r} is for stages without clusters, but num_clusters='
+            f'{tuple(num_clusters)} leaves none: leave it out, or give a stage 0 clusters.'
+        )
+    given = {} if isinstance(plain_attention, str) else plain_attention
+    return {'softmax_branch': False, **given}
 
 
 def _init_published(module: nn.Module) -> None:

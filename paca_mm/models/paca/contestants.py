@@ -18,6 +18,7 @@ VARIANTS = {
     'plain': 'the plain reading (ours only)',
     'blocks': 'torch.compile of each block (our rows only)',
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
+    'castling': "Castling's linear attention in stages without clusters (PaCa-ViT only)",
 }
 
 #: Peers of about the same accuracy.
@@ -36,7 +37,13 @@ def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module
     _check(variants)
     cls = PlainPaCaViT if 'plain' in variants else PaCaViT
     last = 2 if 'stages123' in variants else 3
-    return cls(**arguments, drop_path_rate=0.0, out_indices=(last,), with_cp='cp' in variants)
+    return cls(
+        **arguments,
+        drop_path_rate=0.0,
+        out_indices=(last,),
+        with_cp='cp' in variants,
+        plain_attention='castling' if 'castling' in variants else 'softmax',
+    )
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -51,7 +58,7 @@ class HeadAlone(nn.Module):
 
     def __init__(self, variants: Sequence[str]) -> None:
         super().__init__()
-        if no := {'blocks', 'stages123'} & set(variants):
+        if no := {'blocks', 'stages123', 'castling'} & set(variants):
             raise UserError(f'the head has no blocks and no stages; leave out +{no.pop()}.')
         _check(variants)
         try:
@@ -76,5 +83,7 @@ EXTRAS = {'head': HeadAlone}
 
 
 def _check(variants: Sequence[str]) -> None:
-    if 'plain' in variants and (no := {'blocks', 'cp'} & set(variants)):
+    if 'plain' in variants and (no := {'blocks', 'cp', 'castling'} & set(variants)):
         raise UserError(f'the plain reading comes without +{no.pop()}; leave it out.')
+    if {'stages123', 'castling'} <= {*variants}:
+        raise UserError('stages 1 to 3 have clusters, so +castling would do nothing; leave it out.')

@@ -96,12 +96,14 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         re.match(r'stage\d+\.[1-9]\d*\.attn\.clustering\.to_clusters\.weight$', k) for k in state
     ):
         found['cluster_every'] = 1
+    if any('.attn.inner.dconv.' in k for k in state):
+        found['plain_attention'] = 'castling'
     return found
 
 
 def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     """The published rows that :func:`settings` may have seen; none for other sizes."""
-    if not isinstance(found['arch'], str):
+    if not isinstance(found['arch'], str) or 'plain_attention' in found:
         return ()
     return rows_like(
         found['arch'],
