@@ -43,7 +43,7 @@ def CastlingViT(
     top left corner) by the convolution, and with all tokens by the attention. Behind them the patches
     follow row after row, so the convolution joins the end of a row to the beginning of the next.
 
-    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` loads a DeiT or ViT checkpoint, with the names of
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` loads a DeiT or ViT checkpoint, with names of
     mmpretrain or the official ones, and reports what was taken, what is new and what was left; see
     :func:`~paca_mm.models.castling.deit.load_vit`.
 
