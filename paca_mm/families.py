@@ -74,7 +74,7 @@ class Catalogue:
         published: The rows of a kind of which not all were published.
         license: Of the weights, as an SPDX identifier in small letters.
         paper: As timm writes it, ``'arXiv:2203.11987'``.
-        first_conv: The first convolution of the backbone, for timm.
+        first_conv: The convolution of the backbone that sees the image, for timm, or several.
     """
 
     rows: Mapping[str, Row]
@@ -84,7 +84,7 @@ class Catalogue:
     published: Mapping[str, Sequence[str]] = field(default_factory=dict)
     license: str = ''
     paper: str = ''
-    first_conv: str = ''
+    first_conv: str | Sequence[str] = ''
 
     def rows_of(self, kind: str) -> Sequence[str]:
         """The rows that a kind of model was published with."""
@@ -101,16 +101,23 @@ class Family:
         backbone: The member that is the backbone.
         toy: Arguments of a small backbone with every part of the large ones; the doctor runs it.
         widths: The channels of every stage, from the arguments of the backbone; may raise UserError.
+        arch: The dict of sizes that the backbone takes as its ``arch``, from its arguments: one number
+            a stage for ``embed_dims`` and for its blocks (``depths``, ``*_depths``, ``*_blocks``); may
+            raise UserError.
+        as_maps: Arguments under which the backbone returns feature maps, where it may do otherwise.
         layout: The keys of its checkpoints.
         catalogue: What was published.
         prefix: Of the full names of its rows: ``'paca_'`` makes ``paca_small``.
         contestants: The module with its entries in the benchmark: ``VARIANTS`` (name -> words),
             ``backbone(arguments, variants)``, ``EXTRAS`` (name -> a head by its variants),
             ``CLASSES`` (a row -> the peers of its weight class, for the comparison of all families)
-            and, with a variant ``blocks``, ``compile_blocks(model)``.
+            and, where there are such variants, ``OTHERS`` (those that make another network, without
+            the row's published accuracy) and ``compile_blocks(model)`` (for ``blocks``).
         timm_head: The module with its classifier for timm, where that is more than one linear layer:
             ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
-            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape.
+            ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It
+            may have ``ARGUMENTS``, how the backbone is built under it, and
+            ``features(backbone, images)``, what the head reads and the maps of all stages.
     """
 
     title: str
@@ -118,6 +125,8 @@ class Family:
     backbone: str | None = None
     toy: Mapping[str, Any] = field(default_factory=dict)
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] | None = None
+    arch: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    as_maps: Mapping[str, Any] = field(default_factory=dict)
     layout: 'KeyLayout | None' = None
     catalogue: Catalogue | None = None
     prefix: str = ''

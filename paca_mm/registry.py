@@ -15,10 +15,10 @@ from .families import member_named
 
 
 class _FamilyRegistry(Registry):
-    """A registry that imports what a family has, and the host package it needs, when it is asked for."""
+    """A registry that imports a member of a family, and the host that it needs, when asked for it."""
 
     def get(self, key: str) -> Any | None:
-        """Look a name up; ImportError with the cure if the package it needs is missing."""
+        """Look a member up; ImportError with the cure if the package it needs is missing."""
         name = key.rpartition('.')[2]
         if name not in self.module_dict and (found := member_named(name)):
             _, member = found
@@ -44,6 +44,7 @@ def _child(name: str, cls: type[Registry] = Registry, locations: list[str] | Non
 
 
 MODELS = _child('MODELS', _FamilyRegistry, ['paca_mm.models'])
+METRICS = _child('METRICS', _FamilyRegistry)
 RUNNERS = _child('RUNNERS', locations=['paca_mm.engine.runner'])
 HOOKS = _child('HOOKS', _FamilyRegistry, ['paca_mm.engine.hooks'])
 TRANSFORMS = _child('TRANSFORMS', locations=['paca_mm.datasets.transforms'])

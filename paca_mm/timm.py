@@ -62,8 +62,9 @@ class BackboneClassifier(nn.Module):
         **backbone: Any,
     ) -> None:
         super().__init__()
+        own = getattr(self.head_module, 'ARGUMENTS', {})
         self.backbone = self.backbone_class(
-            in_channels=in_chans, drop_path_rate=drop_path_rate, **backbone
+            in_channels=in_chans, drop_path_rate=drop_path_rate, **{**own, **backbone}
         )
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.backbone.embed_dims[-1]
@@ -83,7 +84,7 @@ class BackboneClassifier(nn.Module):
             self.head_hidden_size = self.head.hidden_size
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last stage's map, (B, C, H / 32, W / 32)."""
+        """What the head reads: the last stage's map, (B, C, H / 32, W / 32), as a rule."""
         return self.backbone(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -105,10 +106,12 @@ class BackboneClassifier(nn.Module):
         """The maps of some stages (all by default), normalised whatever ``norm`` says."""
         if output_fmt != 'NCHW':
             raise ValueError(f'output_fmt={output_fmt!r}: the backbone returns NCHW maps only.')
-        maps = self.backbone(x)
+        own = getattr(self.head_module, 'features', None)
+        last, maps = own(self.backbone, x) if own else (None, self.backbone(x))
         take, _ = feature_take_indices(len(maps), indices)
         intermediates = [maps[i] for i in take]
-        return intermediates if intermediates_only else (maps[-1], intermediates)
+        last = maps[-1] if last is None else last
+        return intermediates if intermediates_only else (last, intermediates)
 
     def prune_intermediate_layers(
         self,
@@ -177,6 +180,11 @@ def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, T
 
 
 def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[str, Any]:
+    first_conv: Any = catalogue.first_conv
+    if isinstance(first_conv, str):
+        first_conv = first_conv and f'backbone.{first_conv}'
+    else:
+        first_conv = tuple(f'backbone.{name}' for name in first_conv)
     return dict(
         url=catalogue.weights('cls', row) or '',
         num_classes=1000,
@@ -186,7 +194,7 @@ def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[st
         interpolation='bicubic',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        first_conv=catalogue.first_conv and f'backbone.{catalogue.first_conv}',
+        first_conv=first_conv,
         classifier=classifier if len(classifier) > 1 else classifier[0],
         license=catalogue.license,
         paper_ids=catalogue.paper,

@@ -48,7 +48,8 @@ def row_config(host: str, family: Family, row: str) -> Config:
     """A model of :data:`HOSTS` on a published backbone: the published config where there is one.
 
     Raises:
-        UserError: There is none, and the family does not say how wide its stages are.
+        UserError: There is none, and the family does not say how wide its stages are, or they are
+            no pyramid.
     """
     catalogue = family.catalogue
     if catalogue and host in catalogue.kinds and row in catalogue.rows_of(host):
@@ -58,5 +59,11 @@ def row_config(host: str, family: Family, row: str) -> Config:
     if family.widths is None:
         raise UserError(f'{family.title} does not say how wide its stages are.')
     arguments = family.rows[row].backbone
+    widths = family.widths(arguments)
+    if len(widths) != 4:
+        raise UserError(
+            f'{host} takes four maps, at 1/4 to 1/32 of the image, but a {family.title} has '
+            f'{len(widths)} of another kind.\n  to fix it: name a config that is made for it.'
+        )
     backbone = dict(type=f'paca_mm.{family.backbone}', **arguments)
-    return host_config(host, backbone, family.widths(arguments))
+    return host_config(host, backbone, widths)

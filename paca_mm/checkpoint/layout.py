@@ -37,7 +37,8 @@ class KeyLayout:
     """What is to be known about the checkpoints of a family.
 
     What the table does not name is called the same on both sides. In it ``{i}`` and ``{j}`` are
-    numbers; what follows a row's name (``.weight``, ``.running_mean``) is kept.
+    numbers; what follows a row's name (``.weight``, ``.running_mean``) is kept. A row may also be a
+    whole key.
 
     Attributes:
         title: What messages call the backbone.
@@ -171,7 +172,7 @@ class KeyLayout:
         for official, ours in self.table(keys):
             source, target = (official, ours) if to_ours else (ours, official)
             rows.append(
-                (re.compile(_pattern(source).pattern + r'(?=\.[a-z_]\w*$)'), _template(target))
+                (re.compile(_pattern(source).pattern + r'(?=\.[a-z_]\w*$|$)'), _template(target))
             )
         names = {}
         for key in keys:

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,7 @@ def load_pretrained(
     loose = tuple(key for key in state if not key.startswith(found))
     state = below(state, found)
     layout.to_ours(state, bare=True)
+    _fit_state(model, state)
 
     own = model.state_dict()
     missing, unexpected, misfits = compare(own, state)
@@ -129,6 +130,7 @@ def load_whole(
     layout, _ = find_layout(state) or (None, '')
     if layout is not None:
         layout.to_ours(state, bare=layout.anchor in own)
+    _fit_state(model, state)
     missing, unexpected, misfits = compare(own, state)
     nothing = len(missing) + len(misfits) >= len(own)
     if nothing or (strict and (missing or misfits)):
@@ -143,6 +145,14 @@ def load_whole(
             'another shape of the last layers).'
         )
     return _fill(model, state, source, misfits, unexpected, missing=missing, wrapper=wrapper)
+
+
+def _fit_state(model: nn.Module, state: MutableMapping[str, Any]) -> None:
+    """Let the backbones in a model bring a state dict to their sizes, positions of patches say."""
+    for name, module in model.named_modules():
+        fit: Any = getattr(module, 'fit_state', None)
+        if fit is not None:
+            fit(state, f'{name}.' if name else '')
 
 
 def compare(

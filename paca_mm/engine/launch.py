@@ -26,7 +26,7 @@ from .runner import SafeRunner
 from .tasks import Task, task_for
 
 
-class _Options(DictAction):
+class Options(DictAction):
     """mmengine's ``DictAction``, which also keeps the words as they were typed."""
 
     def __call__(
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=Options,
         metavar='KEY=VALUE',
         help='settings that win over the config, such as train_dataloader.batch_size=4',
     )

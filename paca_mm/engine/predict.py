@@ -52,7 +52,7 @@ class Predictor:
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
         self.model: Any = model.to(device or default_device()).eval()
-        pipeline = _image_pipeline(cfg)
+        pipeline = image_pipeline(cfg)
         self.loader = loader_of(pipeline)
         self.pipeline = Compose(pipeline)
         self.meta = _dataset_meta(cfg, content)
@@ -113,7 +113,7 @@ def _preprocessor(cfg: Config) -> dict | None:
     return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
 
 
-def _image_pipeline(cfg: Config) -> list[dict]:
+def image_pipeline(cfg: Config) -> list[dict]:
     """The test pipeline without the ground truth, which a single image does not have."""
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset:

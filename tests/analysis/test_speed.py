@@ -13,11 +13,12 @@ from helpers.tool import run
 from paca_mm.analysis.speed import goals, results, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
 from paca_mm.analysis.speed.conditions import Conditions
-from paca_mm.analysis.speed.contestants import HOSTS, make
-from paca_mm.analysis.speed.peers import PEERS
+from paca_mm.analysis.speed.contestants import HOSTS, comparison, is_another_network, make
+from paca_mm.analysis.speed.peers import PEERS, peer
 from paca_mm.analysis.speed.race import race
 from paca_mm.analysis.speed.steps import Setting
 from paca_mm.errors import UserError
+from paca_mm.families import families, row_named
 
 SMALL = Setting(batch=2, height=64, width=64)
 
@@ -180,6 +181,28 @@ def test_peers_come_from_either_library(monkeypatch):
     assert all(peer.timm for peer in PEERS.values())
 
 
+@pytest.mark.parametrize('name', PEERS)
+def test_every_peer_is_to_be_had(name):
+    pytest.importorskip('timm')
+    with torch.device('meta'):
+        assert sum(p.numel() for p in peer(name, SMALL, []).parameters()) > 1e6
+
+
+def test_the_comparison_has_every_family_with_rows_beside_its_peers():
+    names = comparison()
+    assert len(names) == len({*names})
+    rows = [found[0].title for name in names if (found := row_named(name))]
+    assert {*rows} == {f.title for f in families().values() if f.rows}
+    assert {name for name in names if not row_named(name)} <= {*PEERS}
+
+
+def test_a_variant_that_is_another_network_has_no_published_accuracy():
+    assert is_another_network('resnet50_an+bn')
+    assert is_another_network('paca_small+stages123+compile')
+    assert not is_another_network('paca_small+plain')
+    assert not is_another_network('swin_s+bf16')
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
@@ -195,6 +218,7 @@ def test_peers_come_from_either_library(monkeypatch):
         (['paca_tiny', '--size', '8'], 'each at least 32'),
         (['paca_tiny', '--size', 'big'], 'one side or HxW'),
         (['paca_tiny', '--batch', '0'], '--batch 0 must be 1 or more'),
+        (['paca_tiny', '--families'], '--families has no use for models'),
         (['paca_tiny', '--quick'], '--quick has no use for models'),
         (['--quick', '--device', 'cuda'], '--quick has no use for device'),
         (['--profile', '--out', 'x'], '--profile has no use for out'),

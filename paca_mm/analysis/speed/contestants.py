@@ -131,6 +131,13 @@ def known() -> list[str]:
     return [*_rows(), *PEERS, *hosts, *_extras()]
 
 
+def is_another_network(name: str) -> bool:
+    """Whether a variant makes a network that the row's published accuracy is not of."""
+    base, *chosen = name.split('+')
+    found = row_named(base)
+    return bool(found and {*getattr(_own_contestants(found[0]), 'OTHERS', ())} & {*chosen})
+
+
 def comparison() -> list[str]:
     """Rows of every family, each beside the peers of its weight class."""
     own = (_own_contestants(family).CLASSES for family in families().values())

@@ -23,7 +23,8 @@ class Peer:
 
 #: Accuracies: of Swin, ConvNeXt, EfficientFormer (distilled) and MobileOne the model cards in
 #: mmpretrain, of PVTv2 whai362/PVT, of MobileNetV2 x1.4 the table of RapidNet's paper, of FastViT-T8
-#: apple/ml-fastvit (not distilled, at 256x256), of RepViT-M0.9 THU-MIG/RepViT (distilled, 300 epochs).
+#: apple/ml-fastvit (not distilled, at 256x256), of RepViT-M0.9 THU-MIG/RepViT (distilled, 300 epochs),
+#: of ViT-B/16 the abstract of ViTTM's paper.
 PEERS = {
     'swin_t': Peer('swin_tiny_patch4_window7_224', 'swin-tiny_16xb64_in1k', 81.18),
     'swin_s': Peer('swin_small_patch4_window7_224', 'swin-small_16xb64_in1k', 83.02),
@@ -45,7 +46,7 @@ PEERS = {
     'mobileone_s1': Peer('mobileone_s1', 'mobileone-s1_8xb32_in1k', 75.72),
     'resnet50': Peer('resnet50', 'resnet50_8xb32_in1k', None),
     'vit_s': Peer('vit_small_patch16_224', None, None),
-    'vit_b': Peer('vit_base_patch16_224', None, None),
+    'vit_b': Peer('vit_base_patch16_224', None, 81.0),
 }
 
 
@@ -102,12 +103,16 @@ def peer(name: str, setting: Setting, known: Sequence[str]) -> nn.Module:
 
     if not timm.is_model(own_name):
         raise UserError(f"timm knows no model {own_name!r}; timm.list_models('*swin*'), say, does.")
-    # Ours trains without stochastic depth here, and so do they.
-    kwargs: dict[str, Any] = dict(drop_path_rate=0.0)
-    try:  # windows and position embeddings are made for one size of image
-        return timm.create_model(own_name, img_size=(setting.height, setting.width), **kwargs)
-    except TypeError:
-        return timm.create_model(own_name, **kwargs)
+    # Windows and position embeddings are made for one size of image; and ours trains without
+    # stochastic depth here, so they do too. Not every model knows of both.
+    size: dict[str, Any] = dict(img_size=(setting.height, setting.width))
+    depth: dict[str, Any] = dict(drop_path_rate=0.0)
+    for known_to_it in ({**size, **depth}, size, depth):
+        try:
+            return timm.create_model(own_name, **known_to_it)
+        except TypeError:
+            continue
+    return timm.create_model(own_name)
 
 
 def installed(package: str) -> bool:

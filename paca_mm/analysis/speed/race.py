@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from paca_mm.errors import UserError
 
 from .clock import MATMUL, Spread, need, ratios
-from .contestants import Facts
+from .contestants import Facts, is_another_network
 from .peers import PEERS
 from .results import Row
 from .steps import Setting
@@ -148,6 +148,8 @@ def _accuracy(name: str) -> float | None:
     """The published top-1 accuracy; None for what is no ImageNet classifier of the lists."""
     from paca_mm.zoo.metafiles import metafiles, read_metafile
 
+    if is_another_network(name):
+        return None
     name = name.split('+')[0]
     if name in PEERS:
         return PEERS[name].accuracy

@@ -16,6 +16,7 @@ VARIANTS = {
     'plain': 'the plain reading (ours only)',
     'bn': "the host's model with its BatchNorms (rows of Attentive Normalization only)",
 }
+OTHERS = {'bn'}
 EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
 
 #: The network that it is put into.

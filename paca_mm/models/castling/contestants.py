@@ -13,7 +13,11 @@ VARIANTS = {
     'masked': 'with the softmax branch of training (Castling-ViT only)',
     'softmax': "the host's ViT with its own attention (Castling-ViT only)",
 }
+OTHERS = {'softmax'}
 EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
+
+#: The ViT of the same width and depth.
+CLASSES = {'deit_small_castling': ('vit_s',), 'deit_base_castling': ('vit_b',)}
 
 
 class _Backbone(nn.Module):

@@ -1,6 +1,6 @@
 """What any backbone of an OpenMMLab host does beside its forward pass."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn as nn
@@ -126,8 +126,19 @@ class Backbone(BaseModule):
             self.layout.to_ours(state_dict, prefix, bare=True)
             for older in range(version, self._version):
                 self._upgrade(state_dict, prefix, older)
+            self.fit_state(state_dict, prefix)
             self.is_init = True
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def fit_state(self, state: MutableMapping[str, Any], prefix: str = '') -> None:
+        """Bring what depends on the size of the images to that of this model: nothing, as a rule.
+
+        It is called before the shapes of a checkpoint are compared with those of the model.
+
+        Args:
+            state: A state dict with our names, changed in place.
+            prefix: What stands before the backbone's keys.
+        """
 
     def _upgrade(self, state_dict: dict, prefix: str, version: int) -> None:
         """Bring keys of ``version`` to the next one, in place; called when an older file is read."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)``, of which only ``x`` is kept for the backward pass.
+def recomputed(layer: nn.Module, *inputs: Tensor) -> Any:
+    """``layer(*inputs)``, of which only the inputs are kept for the backward pass.
 
     The layer runs twice in a step. Its running statistics see the batch once, so that they too are
     what they would be without recomputing.
@@ -18,7 +18,7 @@ def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
     norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.training]
     return cp.checkpoint(
         layer,
-        x,
+        *inputs,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), StatisticsKept(norms)),
     )

@@ -20,6 +20,7 @@ VARIANTS = {
     'stages123': 'stages 1 to 3 alone, the part whose cost grows linearly (our rows only)',
     'castling': "Castling's linear attention in stages without clusters (PaCa-ViT only)",
 }
+OTHERS = {'stages123', 'castling'}
 
 #: Peers of about the same accuracy.
 CLASSES = {

@@ -12,7 +12,12 @@ from .rows import CATALOGUE
 
 def widths(backbone: Mapping[str, Any]) -> tuple[int, ...]:
     """The channels of every stage of ``PaCaViT(**backbone)``."""
-    return resolve_arch(backbone.get('arch', 'small'))['embed_dims']
+    return arch(backbone)['embed_dims']
+
+
+def arch(backbone: Mapping[str, Any]) -> dict[str, tuple]:
+    """The sizes of every stage, as a dict that ``arch`` takes."""
+    return resolve_arch(backbone.get('arch', 'small'))
 
 
 FAMILY = Family(
@@ -32,6 +37,7 @@ FAMILY = Family(
         num_clusters=(4, 4, 4, 0),
     ),
     widths=widths,
+    arch=arch,
     layout=LAYOUT,
     catalogue=CATALOGUE,
     prefix='paca_',

@@ -12,7 +12,12 @@ from .rows import CATALOGUE
 
 def widths(backbone: Mapping[str, Any]) -> tuple[int, ...]:
     """The channels of every stage of ``RapidNet(**backbone)``."""
-    return resolve_arch(backbone.get('arch', 'ti'))['embed_dims']
+    return arch(backbone)['embed_dims']
+
+
+def arch(backbone: Mapping[str, Any]) -> dict[str, tuple]:
+    """The sizes of every stage, as a dict that ``arch`` takes."""
+    return resolve_arch(backbone.get('arch', 'ti'))
 
 
 FAMILY = Family(
@@ -31,6 +36,7 @@ FAMILY = Family(
         ),
     ),
     widths=widths,
+    arch=arch,
     layout=LAYOUT,
     catalogue=CATALOGUE,
     prefix='rapidnet_',
