@@ -26,7 +26,9 @@ class Net(BaseModel):
     def __init__(self, **castling):
         super().__init__()
         self.layers = nn.Sequential(
-            CastlingAttention(12, 2, **castling), nn.Dropout(0.1), CastlingAttention(12, 2, **castling)
+            CastlingAttention(12, 2, **castling),
+            nn.Dropout(0.1),
+            CastlingAttention(12, 2, **castling),
         )
 
     def forward(self, tokens, mode='tensor'):
@@ -63,7 +65,7 @@ def run(folder, *hooks, model=None, cls=SafeRunner, train_cfg=None, **kwargs):
         model=model or Net(),
         work_dir=str(folder),
         train_dataloader=dict(
-            dataset=dataset(), batch_size=4, num_workers=0,
+            dataset=dataset(), batch_size=4, num_workers=0, collate_fn=dict(type='default_collate'),
             sampler=dict(type='DefaultSampler', shuffle=True),
         ),
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=EPOCHS),
@@ -133,7 +135,9 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained(cls, tmp_path):
         attention.softmax_branch, attention.threshold = True, 0.02
     assert not torch.equal(inference(fresh), trained)
     keys = {*read_checkpoint(tmp_path / 'epoch_1.pth')['state_dict']}
-    assert keys == {*read_checkpoint(tmp_path / 'epoch_5.pth')['state_dict']} == {*Net().state_dict()}
+    assert (
+        keys == {*read_checkpoint(tmp_path / 'epoch_5.pth')['state_dict']} == {*Net().state_dict()}
+    )
 
 
 @pytest.mark.parametrize('epoch', [2, 4])
@@ -190,7 +194,11 @@ class Plain(BaseModel):
 @pytest.mark.parametrize(
     ('model', 'arguments', 'message'),
     [
-        (Plain, {}, r'the model \(Plain\) has no CastlingAttention.*\n  to fix it: a model that has'),
+        (
+            Plain,
+            {},
+            r'the model \(Plain\) has no CastlingAttention.*\n  to fix it: a model that has',
+        ),
         (lambda: Net(softmax_branch=False), {}, r'none of the 2 .* built with softmax_branch=True'),
         (Net, dict(end=6), r'ends at end=6 \(iteration 12\), but the run has 5 epochs and 10 iter'),
         (Net, dict(begin=3, end=3), r'begin=3 \(iteration 6\) must be before end=3'),
