@@ -272,6 +272,7 @@ def test_wrong_tokens_are_explained():
         make()(torch.rand(2, 5, 23))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('host', ['mmengine', 'mmdet', 'mmseg', 'mmpretrain'])
 def test_it_builds_in_the_scope_of_every_host(host):
     pytest.importorskip(host)
