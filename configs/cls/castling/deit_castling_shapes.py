@@ -37,7 +37,7 @@ model = dict(
 )
 
 custom_hooks = [
-    dict(type='paca_mm.CastlingHook', by='threshold', schedule='cosine', begin=0, end=15),
+    dict(type='paca_mm.CastlingHook', by='threshold', schedule='cosine', begin=0.0, end=0.6),
 ]
 default_hooks = dict(
     logger=dict(interval=10),
