@@ -160,6 +160,9 @@ def test_evaluation_shows_both_accuracies():
     evaluator.process(samples)
     metrics = evaluator.evaluate(3)
     memory, process = layer._logits(feats())
+    assert not torch.equal(
+        memory.argmax(1), process.argmax(1)
+    )  # so that neither stands for the other
     assert set(metrics) == {'accuracy/top1', 'process_accuracy/top1'}
     for key, logits in (('accuracy/top1', memory), ('process_accuracy/top1', process)):
         right = (logits.argmax(1) == torch.arange(3)).float().mean() * 100
