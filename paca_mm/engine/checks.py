@@ -18,7 +18,7 @@ from paca_mm.errors import UserError
 
 from .data_checks import datasets_of
 from .tasks import Task, task_for
-from .walk import walk
+from .walk import inits_of, walk
 
 
 def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -> None:
@@ -36,9 +36,9 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
     require(cfg.default_scope)
     init_default_scope(cfg.default_scope)
     for node in walk(cfg.get('model') or {}):
-        init = node.get('init_cfg')
-        if 'train' in phases and isinstance(init, dict) and init.get('type') == 'Pretrained':
-            _check_weights(init.get('checkpoint'), 'init_cfg.checkpoint')
+        for init in inits_of(node) if 'train' in phases else ():
+            if init.get('type') == 'Pretrained':
+                _check_weights(init.get('checkpoint'), 'init_cfg.checkpoint')
     if cfg.get('load_from'):
         _check_weights(cfg.load_from, 'load_from' if 'train' in phases else 'the command line')
     for phase in phases:

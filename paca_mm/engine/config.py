@@ -9,7 +9,7 @@ from paca_mm.errors import UserError
 from paca_mm.paths import assets_root
 
 from .tasks import TASKS, task_for
-from .walk import walk
+from .walk import leave_weights_out, walk
 
 
 def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
@@ -74,7 +74,6 @@ def use_shapes(cfg: Config) -> None:
     for node in walk(cfg.model):
         if 'num_classes' in node:
             node['num_classes'] = len(task.shapes_classes)
-        if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
-            node['init_cfg'] = None
+    leave_weights_out(cfg.model)
     task.suit_shapes(cfg.model)
     cfg.load_from = None

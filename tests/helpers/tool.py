@@ -67,7 +67,8 @@ def job(processes, script, *argv, cwd):
         workers = []
         for rank in range(processes):
             variables = dict(
-                MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+                TORCHELASTIC_RESTART_COUNT=0,
                 RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes,
                 OMP_NUM_THREADS=1,
             )  # fmt: skip

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.analysis.flops import Cost, count
+from paca_mm.engine.walk import inits_of
 from paca_mm.errors import UserError
 from paca_mm.families import Family, family_of
 from paca_mm.files import replacing
@@ -263,7 +264,7 @@ def write_config(file: Path, base: Path, cfg: Config, candidate: Candidate, why:
     backbone = cfg.model.backbone
     arch = {'_delete_': True} if 'arch' in backbone else {}
     changes: dict[str, Any] = {'backbone': {'arch': {**arch, **candidate.arch}}}
-    if (backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
+    if any(init.get('type') == 'Pretrained' for init in inits_of(backbone)):
         changes['backbone']['init_cfg'] = None  # they are of the other sizes
     stages = family.widths({**backbone, 'arch': candidate.arch})
     out_indices = backbone.get('out_indices', range(len(stages)))

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from paca_mm.analysis.build import build
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.engine.distributed import device as default_device
-from paca_mm.engine.walk import walk
+from paca_mm.engine.walk import leave_weights_out
 from paca_mm.errors import UserError
 from paca_mm.families import family_of
 from paca_mm.models.common.norms import revert_sync_batchnorm
@@ -71,9 +71,7 @@ def prepared(cfg: Config) -> Config:
         backbone.out_indices = tuple(range(last + 1))
     if family is not None:
         backbone.update(family.as_maps)
-    for node in walk(cfg.model):
-        if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
-            node['init_cfg'] = None
+    leave_weights_out(cfg.model)
     cfg.load_from = None
     return cfg
 

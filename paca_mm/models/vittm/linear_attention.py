@@ -32,11 +32,13 @@ class LinearAttention(nn.Module):
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Tokens (B, H, W, C) that read, and (B, H', W', C) that are read -> (B, H, W, C)."""
-        q, k, v = (
-            x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x in (self.q(target), self.k(source), self.v(source))
-        )
-        return attend(q, k, v).transpose(1, 2).flatten(2).unflatten(1, target.shape[1:3])
+        q, k, v = self.q(target), self.k(source), self.v(source)
+        out = attend(self._heads(q), self._heads(k), self._heads(v))
+        return out.transpose(1, 2).flatten(2).unflatten(1, target.shape[1:3])
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, n) -> (B, h, H * W, n / h), a view."""
+        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-6) -> Tensor:
@@ -61,7 +63,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-6) -> Tensor:
     """
     dtype = v.dtype
     with without_autocast(v):
-        q, k, v = (x.float() if x.dtype in _HALF else x for x in (q, k, v))
-        q, k = F.elu(q) + 1, F.elu(k) + 1
+        q, k, v = F.elu(_wide(q)) + 1, F.elu(_wide(k)) + 1, _wide(v)
         weight = q @ k.sum(2).unsqueeze(-1) + eps  # B, h, N, 1
         return (q @ (k.transpose(-2, -1) @ v) / weight).to(dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in _HALF else x
