@@ -73,6 +73,7 @@ def use_shapes(cfg: Config) -> None:
     for node in walk(cfg.model):
         if 'num_classes' in node:
             node['num_classes'] = len(task.shapes_classes)
-        if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
+        init = node.get('init_cfg')  # a list where there are several
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
             node['init_cfg'] = None
     cfg.load_from = None
