@@ -1,4 +1,4 @@
-# A ViTTM of 1.37 M parameters for the embedded dataset: it learns in minutes on two CPU cores.
+# A ViTTM of 1.37 M parameters for the embedded dataset: it learns on a CPU.
 toy_channels = 128
 toy_backbone = dict(
     type='paca_mm.ViTTM',

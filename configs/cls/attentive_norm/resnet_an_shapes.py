@@ -1,5 +1,5 @@
-# A small ResNet classifier with Attentive Normalization on the embedded dataset: a complete training in
-# minutes on two CPU cores, without any download.
+# A small ResNet classifier with Attentive Normalization on the embedded dataset: a complete training on
+# a CPU, without any download.
 #   python tools/train.py configs/cls/attentive_norm/resnet_an_shapes.py
 _base_ = [
     '../_base_/models/classifier.py',

@@ -1,5 +1,5 @@
-# A small ViT with Castling's attention on the embedded dataset: a complete training in minutes on two
-# CPU cores, without any download. The softmax branch is gone after 15 of 25 epochs.
+# A small ViT with Castling's attention on the embedded dataset: a complete training on a CPU, without
+# any download. The softmax branch is gone after 15 of 25 epochs.
 #   python tools/train.py configs/cls/castling/deit_castling_shapes.py
 _base_ = [
     '../_base_/models/classifier.py',

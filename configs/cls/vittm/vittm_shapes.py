@@ -1,4 +1,4 @@
-# A small ViTTM classifier on the embedded dataset: a complete training in minutes on two CPU cores,
+# A small ViTTM classifier on the embedded dataset: a complete training on a CPU,
 # without any download.
 #   python tools/train.py configs/cls/vittm/vittm_shapes.py
 _base_ = [

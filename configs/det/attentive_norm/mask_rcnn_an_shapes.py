@@ -1,5 +1,5 @@
 # Mask R-CNN with a small ResNet of Attentive Normalization on the embedded dataset: a complete training
-# in minutes on two CPU cores, without any download.
+# on a CPU, without any download.
 #   python tools/train.py configs/det/attentive_norm/mask_rcnn_an_shapes.py
 _base_ = [
     '../_base_/models/mask_rcnn_shapes.py',

@@ -1,4 +1,4 @@
-# Segmenter with a small ViTTM on the embedded dataset: a complete training in minutes on two CPU cores,
+# Segmenter with a small ViTTM on the embedded dataset: a complete training on a CPU,
 # without any download.
 #   python tools/train.py configs/seg/vittm/segmenter_vittm_shapes.py
 _base_ = [
