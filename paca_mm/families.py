@@ -110,9 +110,9 @@ class Family:
         prefix: Of the full names of its rows: ``'paca_'`` makes ``paca_small``.
         contestants: The module with its entries in the benchmark: ``VARIANTS`` (name -> words),
             ``backbone(arguments, variants)``, ``EXTRAS`` (name -> a head by its variants),
-            ``CLASSES`` (a row -> the peers of its weight class, for the comparison of all families)
-            and, where there are such variants, ``OTHERS`` (those that make another network, without
-            the row's published accuracy) and ``compile_blocks(model)`` (for ``blocks``).
+            ``CLASSES`` (a row -> the peers of its weight class, for the comparison of all families),
+            ``OTHERS`` (variants that make another network, without the row's published accuracy)
+            and, with a variant ``blocks``, ``compile_blocks(model)``; what it has not is left out.
         timm_head: The module with its classifier for timm, where that is more than one linear layer:
             ``Head(embed_dims, num_classes, global_pool, drop_rate)`` with the methods of timm's
             ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It

@@ -11,7 +11,6 @@ from paca_mm.cli import command
 from paca_mm.engine.config import load_config
 from paca_mm.engine.launch import Options
 from paca_mm.errors import UserError
-from paca_mm.paths import assets_root
 
 
 def parse_args(argv=None):
@@ -171,8 +170,7 @@ def _search(args, cfg, every, images, report, wanted, file):
             f'{close} of the others are, for some seed, as near as the nearest is for another: the '
             'order among them may be chance; more --seeds tell.'
         )
-    base = Path(args.config).expanduser()
-    base = base if base.is_file() else assets_root() / args.config
+    base = Path(cfg.filename)
     why = (
         f'{base.name} with depth x {best.candidate.depth:g} and width x {best.candidate.width:g}: of '
         f'{len(ranked)} sizes of {budget},\nthe one whose untrained stages are nearest to the '

@@ -32,6 +32,24 @@ class Constant:
     what: str = ''
 
 
+def words_of(settings: Mapping[str, Any]) -> str:
+    """Arguments as they are written in a config."""
+    return ', '.join(f'{key}={value!r}' for key, value in settings.items())
+
+
+def in_built_stages(keys: Iterable[str], model: nn.Module, stage: str, first: int = 0) -> list[str]:
+    """The keys of stages that a model has, whatever else is in a file.
+
+    Args:
+        keys: Ours, without prefix.
+        model: A backbone that says how many stages it has (``num_stages``).
+        stage: What the beginning of a stage's key matches, with the stage's number as its group.
+        first: The number of the first stage.
+    """
+    end = getattr(model, 'num_stages', 0) + first
+    return [key for key in keys if (m := re.match(stage, key)) and int(m[1]) < end]
+
+
 @dataclass(frozen=True)
 class KeyLayout:
     """What is to be known about the checkpoints of a family.
@@ -48,7 +66,7 @@ class KeyLayout:
         settings: The arguments of the backbone that a state dict (ours, without prefix) shows.
         build: A backbone from such arguments.
         rows: The published rows that such arguments may belong to; none for other sizes.
-        describe: Such arguments in a few words.
+        describe: Such arguments in a few words; by default each by its name.
         foreign: Which of some unexpected keys tell that a file is of another model, rather than
             that the model was built with fewer stages than the file: ``(keys, model) -> keys``.
         constants: Tensors that only the official layout has.
@@ -66,7 +84,7 @@ class KeyLayout:
     settings: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     build: Callable[[Mapping[str, Any]], nn.Module]
     rows: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    describe: Callable[[Mapping[str, Any]], str]
+    describe: Callable[[Mapping[str, Any]], str] = words_of
     foreign: Callable[[Sequence[str], nn.Module], list[str]] = lambda keys, model: list(keys)
     constants: Sequence[Constant] = ()
     classifier: Table = (('head.', 'head.fc.'), ('', 'backbone.'))

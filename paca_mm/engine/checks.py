@@ -18,7 +18,7 @@ from paca_mm.errors import UserError
 
 from .data_checks import datasets_of
 from .tasks import Task, task_for
-from .walk import inits_of, walk
+from .walk import walk, weights_of
 
 
 def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -> None:
@@ -35,9 +35,9 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
     task = task or task_for(cfg)
     require(cfg.default_scope)
     init_default_scope(cfg.default_scope)
-    for node in walk(cfg.get('model') or {}):
-        for init in inits_of(node) if 'train' in phases else ():
-            if init.get('type') == 'Pretrained':
+    if 'train' in phases:
+        for node in walk(cfg.get('model') or {}):
+            for init in weights_of(node):
                 _check_weights(init.get('checkpoint'), 'init_cfg.checkpoint')
     if cfg.get('load_from'):
         _check_weights(cfg.load_from, 'load_from' if 'train' in phases else 'the command line')

@@ -14,16 +14,19 @@ def walk(node: Any) -> Iterator[dict]:
             yield from walk(child)
 
 
-def inits_of(node: dict) -> list[dict]:
+def _inits_of(node: dict) -> list[dict]:
     """What stands in the ``init_cfg`` of a module, which may be one, several or none."""
     init = node.get('init_cfg')
     return list(init) if isinstance(init, (list, tuple)) else [init] if init else []
 
 
+def weights_of(node: dict) -> list[dict]:
+    """What a module loads when it is initialised: the ``Pretrained`` in its ``init_cfg``."""
+    return [init for init in _inits_of(node) if init.get('type') == 'Pretrained']
+
+
 def leave_weights_out(cfg: Any) -> None:
     """Let no module of a config load a checkpoint when it is initialised, in place."""
     for node in walk(cfg):
-        inits = inits_of(node)
-        kept = [init for init in inits if init.get('type') != 'Pretrained']
-        if len(kept) < len(inits):
-            node['init_cfg'] = kept or None
+        if weights := weights_of(node):
+            node['init_cfg'] = [init for init in _inits_of(node) if init not in weights] or None

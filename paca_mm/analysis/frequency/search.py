@@ -15,14 +15,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.analysis.flops import Cost, count
-from paca_mm.engine.walk import inits_of
+from paca_mm.engine.walk import weights_of
 from paca_mm.errors import UserError
 from paca_mm.families import Family, family_of
 from paca_mm.files import replacing
 
 from .images import Images
 from .spectrum import Band, Curve, mean_distance
-from .stages import Stage, over_seeds, untrained
+from .stages import Stage, over_seeds, preprocessor_of, untrained
 
 #: Multipliers that are tried unless others are asked for.
 DEPTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -224,10 +224,11 @@ def rank(
     Raises:
         UserError: No stage has enough positions to be compared.
     """
+    preprocess = preprocessor_of(cfg)  # of the complete model, which is none of a candidate's
     for candidate in found:
         sized = copy.deepcopy(cfg)
         sized.model.backbone.arch = candidate.arch
-        by_seed = untrained(sized, images, seeds, window)
+        by_seed = untrained(sized, images, seeds, window, preprocess)
         values = [_distance(stages, target) for stages in by_seed]
         yield Ranked(
             candidate,
@@ -264,7 +265,7 @@ def write_config(file: Path, base: Path, cfg: Config, candidate: Candidate, why:
     backbone = cfg.model.backbone
     arch = {'_delete_': True} if 'arch' in backbone else {}
     changes: dict[str, Any] = {'backbone': {'arch': {**arch, **candidate.arch}}}
-    if any(init.get('type') == 'Pretrained' for init in inits_of(backbone)):
+    if weights_of(backbone):
         changes['backbone']['init_cfg'] = None  # they are of the other sizes
     stages = family.widths({**backbone, 'arch': candidate.arch})
     out_indices = backbone.get('out_indices', range(len(stages)))

@@ -77,7 +77,11 @@ def prepared(cfg: Config) -> Config:
 
 
 def untrained(
-    cfg: Config, images: Images, seeds: Sequence[int], window: str = 'hann'
+    cfg: Config,
+    images: Images,
+    seeds: Sequence[int],
+    window: str = 'hann',
+    preprocess: Callable[[Tensor], Tensor] | None = None,
 ) -> list[list[Stage]]:
     """The stages of the backbone as it is before training, one list a seed.
 
@@ -89,8 +93,9 @@ def untrained(
         images: What runs through it.
         seeds: Of the random weights.
         window: See :func:`.spectrum.spectrum_of`.
+        preprocess: What :func:`preprocessor_of` returned, where several configs share it.
     """
-    preprocess = _preprocessor(_built(cfg))
+    preprocess = preprocess or preprocessor_of(cfg)
     found = []
     for seed in seeds:
         backbone = untrained_backbone(cfg.model.backbone, seed)
@@ -133,6 +138,11 @@ def over_seeds(found: Sequence[Sequence[Stage]]) -> list[Stage]:
         curve = Curve.of_seeds(curves) if curves else None
         stages.append(Stage(same[0].name, same[0].channels, same[0].positions, curve))
     return stages
+
+
+def preprocessor_of(cfg: Config) -> Callable[[Tensor], Tensor]:
+    """(B, 3, H, W) as the pipeline of a config gives them -> as its backbone takes them."""
+    return _preprocessor(_built(cfg))
 
 
 def _built(cfg: Config) -> nn.Module:

@@ -135,7 +135,7 @@ def is_another_network(name: str) -> bool:
     """Whether a variant makes a network that the row's published accuracy is not of."""
     base, *chosen = name.split('+')
     found = row_named(base)
-    return bool(found and {*getattr(_own_contestants(found[0]), 'OTHERS', ())} & {*chosen})
+    return bool(found and {*_own_contestants(found[0]).OTHERS} & {*chosen})
 
 
 def comparison() -> list[str]:
@@ -162,15 +162,15 @@ def _extras() -> dict[str, Callable[[Sequence[str]], nn.Module]]:
 
 
 def _own_contestants(family: Family) -> Any:
-    """The module that a family names, or what does for a family that has nothing of its own."""
-    if family.contestants:
-        return import_module(family.contestants)
+    """The module that a family names, with what does for all that it has nothing of its own for."""
 
     def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
         cls = load_member(family.backbone or '')
         return cls(**arguments, drop_path_rate=0.0, with_cp='cp' in variants)
 
-    return SimpleNamespace(VARIANTS={}, EXTRAS={}, CLASSES={}, backbone=backbone)
+    own = vars(import_module(family.contestants)) if family.contestants else {}
+    nothing: dict[str, Any] = dict(VARIANTS={}, OTHERS=(), EXTRAS={}, CLASSES={}, backbone=backbone)
+    return SimpleNamespace(**{**nothing, **own})
 
 
 class _Classifier(nn.Module):

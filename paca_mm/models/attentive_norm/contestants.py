@@ -1,11 +1,10 @@
 """The entries of Attentive Normalization in the benchmark: its rows, and what they are compared with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn as nn
 from mmengine.registry import MODELS
-from torch import Tensor
 
 from paca_mm.errors import UserError
 from paca_mm.families import load_member
@@ -17,25 +16,12 @@ VARIANTS = {
     'bn': "the host's model with its BatchNorms (rows of Attentive Normalization only)",
 }
 OTHERS = {'bn'}
-EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
 
 #: The network that it is put into.
 CLASSES = {'resnet50_an': ('resnet50',)}
 
 #: The channels of each host's last map.
 _WIDTHS = {'mmpretrain.ResNet': 2048, 'mmpretrain.MobileNetV2': 1280}
-
-
-class _Backbone(nn.Module):
-    """A host's backbone that says how wide its map is."""
-
-    def __init__(self, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.num_features = (width,)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.backbone(x)
 
 
 def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
@@ -51,6 +37,7 @@ def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module
         )
     if {*VARIANTS} <= {*variants}:
         raise UserError('+plain and +bn do not go together: a BatchNorm has no plain reading.')
+    made: Any
     module = {**arguments['module'], 'with_cp': 'cp' in variants}
     if 'bn' in variants:
         made = MODELS.build(module)
@@ -58,4 +45,5 @@ def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module
         made = load_member('ReplaceNorms')(module=module, norms=arguments['norms'])
     if 'plain' in variants:
         make_plain(made)
-    return _Backbone(made, _WIDTHS[module['type']])
+    made.num_features = (_WIDTHS[module['type']],)
+    return made

@@ -10,7 +10,7 @@ from torch import Tensor
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
-from ..common.fast_paths import without_autocast
+from ..common.precision import without_autocast
 from .attention import AttentionWeights, SyncedBatchNorm
 from .statistics import (
     batch_moments,

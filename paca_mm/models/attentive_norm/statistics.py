@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..common.fast_paths import fast_paths_allowed, is_compiling
+from ..common.precision import wide
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,8 +23,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    var, mean = torch.var_mean(wide, tuple(range(2, x.ndim)), correction=0)
+    var, mean = torch.var_mean(wide(x), tuple(range(2, x.ndim)), correction=0)
     return mean, var
 
 
@@ -36,9 +36,9 @@ class _Moments(torch.autograd.Function):
             return _moments(x)
         # Two passes of vectorised kernels; on a CPU they take a seventh of torch.var_mean's time.
         places = tuple(range(2, x.ndim))
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        mean = wide.mean(places, keepdim=True)
-        off = wide - mean
+        x = wide(x)
+        mean = x.mean(places, keepdim=True)
+        off = x - mean
         return mean.flatten(1), off.mul_(off).mean(places)
 
     @staticmethod

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..common.fast_paths import without_autocast
+from ..common.precision import wide, without_autocast
 
 
 def directions(x: Tensor, eps: float) -> Tensor:
@@ -20,13 +20,13 @@ def directions(x: Tensor, eps: float) -> Tensor:
         x: (..., d).
         eps: The least length that counts; 0 divides by any, as the official code does.
     """
-    wide = _wide(x)  # the square of 256 is no number in float16
-    squares = wide.square().sum(-1, keepdim=True)
+    long = wide(x)  # the square of 256 is no number in float16
+    squares = long.square().sum(-1, keepdim=True)
     if not eps:
-        return wide * squares.rsqrt()
+        return long * squares.rsqrt()
     least = max(eps, torch.finfo(x.dtype).tiny) ** 2
     directed = squares > least
-    return wide * (torch.where(directed, squares, torch.ones_like(squares)).rsqrt() * directed)
+    return long * (torch.where(directed, squares, torch.ones_like(squares)).rsqrt() * directed)
 
 
 def linear_angular(q: Tensor, k: Tensor, v: Tensor, eps: float) -> Tensor:
@@ -45,10 +45,6 @@ def linear_angular(q: Tensor, k: Tensor, v: Tensor, eps: float) -> Tensor:
         (B, h, N, d); in float32 for half precision, whose sums over many tokens would overflow.
     """
     with without_autocast(q):
-        v = _wide(v)
+        v = wide(v)
         summary = directions(k, eps).transpose(-2, -1) @ v  # B, h, d, d
         return 0.5 * v + directions(q, eps) @ (summary / math.pi)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

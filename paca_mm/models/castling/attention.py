@@ -9,7 +9,7 @@ from torch import Tensor
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
-from ..common.fast_paths import without_autocast
+from ..common.precision import without_autocast
 from .angular import directions, linear_angular
 
 

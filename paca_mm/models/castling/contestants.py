@@ -1,6 +1,6 @@
 """The entries of Castling-ViT in the benchmark: its rows without the softmax branch, and with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn as nn
@@ -14,22 +14,9 @@ VARIANTS = {
     'softmax': "the host's ViT with its own attention (Castling-ViT only)",
 }
 OTHERS = {'softmax'}
-EXTRAS: dict[str, Callable[[Sequence[str]], nn.Module]] = {}
 
 #: The ViT of the same width and depth.
 CLASSES = {'deit_small_castling': ('vit_s',), 'deit_base_castling': ('vit_b',)}
-
-
-class _Backbone(nn.Module):
-    """A host's backbone that says how wide its map is."""
-
-    def __init__(self, backbone: Any) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.num_features = (backbone.embed_dims,)
-
-    def forward(self, x: Any) -> Any:
-        return self.backbone(x)
 
 
 def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module:
@@ -46,6 +33,10 @@ def backbone(arguments: Mapping[str, Any], variants: Sequence[str]) -> nn.Module
         raise UserError('+masked and +softmax do not go together: the host has no such branch.')
     castling = load_member('CastlingViT')  # which imports the host's models
     vit = {**arguments['vit'], 'out_type': 'featmap'}
+    made: Any
     if 'softmax' in variants:
-        return _Backbone(MODELS.build(vit))
-    return _Backbone(castling(vit=vit, softmax_branch='masked' in variants))
+        made = MODELS.build(vit)
+    else:
+        made = castling(vit=vit, softmax_branch='masked' in variants)
+    made.num_features = (made.embed_dims,)
+    return made

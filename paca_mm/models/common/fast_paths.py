@@ -12,7 +12,6 @@ lacks one of them, the answer is the plain form.
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -116,16 +115,3 @@ def _is_autocast() -> bool:
         return torch.is_autocast_enabled('cpu')
     except TypeError:  # torch 2.3 and older
         return torch.is_autocast_cpu_enabled()
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which autocast changes no operation on the device of ``x``.
-
-    Some devices have no autocast (``meta`` among them), and torch raises if they are named.
-    """
-    if is_compiling():
-        return torch.autocast(x.device.type, enabled=False)
-    try:
-        return torch.autocast(x.device.type, enabled=False)
-    except RuntimeError:
-        return nullcontext()

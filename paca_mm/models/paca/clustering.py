@@ -14,8 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.fast_paths import without_autocast
 from ..common.pointwise import pointwise
+from ..common.precision import without_autocast
 from ..common.tokens import as_image, as_tokens
 
 

@@ -20,9 +20,9 @@ from ..common.fast_paths import (
     are_plain_layers,
     calls_only_forward,
     is_compiling,
-    without_autocast,
 )
 from ..common.pointwise import as_linear, is_batch_norm, is_fixed_scale, is_pointwise, norm_act
+from ..common.precision import without_autocast
 from ..common.recompute import StatisticsKept
 from ..common.tokens import as_image, as_tokens
 from .clustering import assign, pool

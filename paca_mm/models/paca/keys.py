@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from paca_mm.checkpoint.layout import Constant, KeyLayout, Table
+from paca_mm.checkpoint.layout import Constant, KeyLayout, Table, in_built_stages
 from paca_mm.families import load_member
 
 from .archs import ARCHS
@@ -123,12 +123,9 @@ def describe(found: Mapping[str, Any]) -> str:
 
 def foreign(unexpected: Sequence[str], model: nn.Module) -> list[str]:
     """The keys that are not of stages that ``out_indices`` leaves out; a leftover head is no matter."""
-    built = getattr(model, 'num_stages', 0)
-    found = [
-        k for k in unexpected if (m := re.match(r'(?:stage|norm)(\d+)\.', k)) and int(m[1]) <= built
-    ]
+    found = in_built_stages(unexpected, model, r'(?:stage|norm)(\d+)\.', first=1)
     if getattr(model, 'teacher', None) is None:
-        found += [k for k in unexpected if k.startswith('teacher.')]
+        found += [key for key in unexpected if key.startswith('teacher.')]
     return found
 
 

@@ -11,8 +11,6 @@ from .backbone import RapidNet
 
 VARIANTS = {'deploy': 'norms and positional encodings folded; inference only (RapidNet only)'}
 
-EXTRAS: dict[str, Any] = {}
-
 #: Backbones for phones, of about the same multiply-accumulates.
 CLASSES = {
     'rapidnet_ti': ('mobilenetv2', 'mobileone_s1', 'fastvit_t8'),

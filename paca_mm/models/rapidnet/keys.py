@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from paca_mm.checkpoint.layout import KeyLayout, Table
+from paca_mm.checkpoint.layout import KeyLayout, Table, in_built_stages
 from paca_mm.families import load_member
 
 from .archs import ARCHS
@@ -86,19 +86,10 @@ def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     return (found['arch'],) if isinstance(found['arch'], str) and found['arch'] in ROWS else ()
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """What :func:`settings` has seen, in a few words."""
-    return ', '.join(f'{key}={value!r}' for key, value in found.items())
-
-
 def foreign(unexpected: Sequence[str], model: nn.Module) -> list[str]:
     """The keys that are not of stages that ``out_indices`` leaves out; a leftover head is no matter."""
-    built = getattr(model, 'num_stages', 0)
-    return [
-        k
-        for k in unexpected
-        if k.startswith('stem.') or ((m := re.match(r'stages\.(\d+)\.', k)) and int(m[1]) < built)
-    ]
+    stem = [key for key in unexpected if key.startswith('stem.')]
+    return [*stem, *in_built_stages(unexpected, model, r'stages\.(\d+)\.')]
 
 
 def build(found: Mapping[str, Any]) -> nn.Module:
@@ -114,7 +105,6 @@ LAYOUT = KeyLayout(
     settings=settings,
     build=build,
     rows=rows,
-    describe=describe,
     foreign=foreign,
     classifier=(
         ('prediction.1.', 'head.hidden.conv.'),

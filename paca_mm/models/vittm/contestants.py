@@ -9,10 +9,6 @@ from torch import Tensor
 from ..common.tokens import as_image
 from .backbone import ViTTM
 
-VARIANTS: dict[str, str] = {}
-
-EXTRAS: dict[str, Any] = {}
-
 #: The ViT of the same width and depth, on patches of 16 pixels.
 CLASSES = {
     'vittm_small_28_28': ('vit_s',),

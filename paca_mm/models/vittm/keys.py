@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from paca_mm.checkpoint.layout import Constant, KeyLayout, Table
+from paca_mm.checkpoint.layout import Constant, KeyLayout, Table, in_built_stages
 from paca_mm.families import load_member
 
 from .archs import ARCHS
@@ -121,20 +121,10 @@ def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, row in ROWS.items() if row.backbone == shown)
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """What :func:`settings` has seen, in a few words."""
-    return ', '.join(f'{key}={value!r}' for key, value in found.items())
-
-
 def foreign(unexpected: Sequence[str], model: nn.Module) -> list[str]:
     """The keys that are not of blocks that ``out_indices`` leaves out; a leftover head is no matter."""
-    built = getattr(model, 'num_stages', 0)
-    return [
-        key
-        for key in unexpected
-        if key.startswith(('memory_embed.', 'process_embed.'))
-        or ((m := re.match(r'blocks\.(\d+)\.', key)) and int(m[1]) < built)
-    ]
+    embeds = [key for key in unexpected if key.startswith(('memory_embed.', 'process_embed.'))]
+    return [*embeds, *in_built_stages(unexpected, model, r'blocks\.(\d+)\.')]
 
 
 def build(found: Mapping[str, Any]) -> nn.Module:
@@ -150,7 +140,6 @@ LAYOUT = ViTTMLayout(
     settings=settings,
     build=build,
     rows=rows,
-    describe=describe,
     foreign=foreign,
     constants=CONSTANTS,
     classifier=(

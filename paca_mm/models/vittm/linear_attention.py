@@ -1,14 +1,11 @@
 """How one stream of tokens reads another, at a cost that is linear in the tokens of both."""
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.fast_paths import without_autocast
+from ..common.precision import wide, without_autocast
 from .archs import LATENT_SCALE
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class LinearAttention(nn.Module):
@@ -63,10 +60,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-6) -> Tensor:
     """
     dtype = v.dtype
     with without_autocast(v):
-        q, k, v = F.elu(_wide(q)) + 1, F.elu(_wide(k)) + 1, _wide(v)
+        q, k, v = F.elu(wide(q)) + 1, F.elu(wide(k)) + 1, wide(v)
         weight = q @ k.sum(2).unsqueeze(-1) + eps  # B, h, N, 1
         return (q @ (k.transpose(-2, -1) @ v) / weight).to(dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in _HALF else x
