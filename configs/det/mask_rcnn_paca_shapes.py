@@ -4,15 +4,7 @@
 _base_ = [
     './_base_/models/mask_rcnn_shapes.py',
     '../_base_/toys/paca.py',
-    './_base_/datasets/shapes.py',
-    './_base_/schedules/schedule_shapes.py',
-    './_base_/runtime.py',
+    './_base_/shapes.py',
 ]
 
 model = dict(backbone=_base_.toy_backbone, neck=dict(in_channels=_base_.toy_channels))
-
-default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(interval=3, max_keep_ckpts=2),
-    visualization=dict(score_thr=0.5),
-)

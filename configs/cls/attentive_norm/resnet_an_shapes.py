@@ -4,22 +4,12 @@
 _base_ = [
     '../_base_/models/classifier.py',
     '../../_base_/toys/attentive_norm.py',
-    '../_base_/datasets/shapes.py',
-    '../_base_/schedules/schedule_shapes.py',
-    '../_base_/runtime.py',
+    '../_base_/shapes.py',
 ]
 
-num_classes = 6
-
 model = dict(
-    data_preprocessor=dict(num_classes=num_classes, to_onehot=False),
+    data_preprocessor=dict(num_classes=_base_.num_classes, to_onehot=False),
     backbone=dict(_base_.toy_backbone, module=dict(_base_.toy_backbone.module, out_indices=(3,))),
-    head=dict(num_classes=num_classes, in_channels=_base_.toy_channels[-1], cal_acc=True),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.toy_channels[-1], cal_acc=True),
     train_cfg=None,  # no mixing
 )
-
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=5, max_keep_ckpts=2),
-)
-randomness = dict(seed=0)  # the same figures again on the same machine

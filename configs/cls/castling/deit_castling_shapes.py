@@ -3,15 +3,11 @@
 #   python tools/train.py configs/cls/castling/deit_castling_shapes.py
 _base_ = [
     '../_base_/models/classifier.py',
-    '../_base_/datasets/shapes.py',
-    '../_base_/schedules/schedule_shapes.py',
-    '../_base_/runtime.py',
+    '../_base_/shapes.py',
 ]
 
-num_classes = 6
-
 model = dict(
-    data_preprocessor=dict(num_classes=num_classes, to_onehot=False),
+    data_preprocessor=dict(num_classes=_base_.num_classes, to_onehot=False),
     backbone=dict(
         type='paca_mm.CastlingViT',
         vit=dict(
@@ -25,7 +21,7 @@ model = dict(
     head=dict(
         _delete_=True,
         type='VisionTransformerClsHead',
-        num_classes=num_classes,
+        num_classes=_base_.num_classes,
         in_channels=96,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
@@ -39,8 +35,3 @@ model = dict(
 custom_hooks = [
     dict(type='paca_mm.CastlingHook', by='threshold', schedule='cosine', begin=0.0, end=0.6),
 ]
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=5, max_keep_ckpts=2),
-)
-randomness = dict(seed=0)  # the same figures again on the same machine

@@ -4,20 +4,16 @@
 _base_ = [
     '../_base_/models/classifier.py',
     '../../_base_/toys/rapidnet.py',
-    '../_base_/datasets/shapes.py',
-    '../_base_/schedules/schedule_shapes.py',
-    '../_base_/runtime.py',
+    '../_base_/shapes.py',
 ]
 
-num_classes = 6
-
 model = dict(
-    data_preprocessor=dict(num_classes=num_classes, to_onehot=False),
+    data_preprocessor=dict(num_classes=_base_.num_classes, to_onehot=False),
     backbone=dict(_base_.toy_backbone, out_indices=(3,)),
     head=dict(
         _delete_=True,
         type='paca_mm.RapidNetClsHead',
-        num_classes=num_classes,
+        num_classes=_base_.num_classes,
         in_channels=_base_.toy_channels[-1],
         hidden_channels=256,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
@@ -27,9 +23,3 @@ model = dict(
 )
 
 train_cfg = dict(max_epochs=20)
-
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=5, max_keep_ckpts=2),
-)
-randomness = dict(seed=0)  # the same figures again on the same machine

@@ -4,9 +4,7 @@
 _base_ = [
     '../_base_/models/fpn.py',
     '../../_base_/toys/rapidnet.py',
-    '../_base_/datasets/shapes.py',
-    '../_base_/schedules/schedule_shapes.py',
-    '../_base_/runtime.py',
+    '../_base_/shapes.py',
 ]
 
 model = dict(
@@ -17,9 +15,4 @@ model = dict(
         channels=64,
         num_classes=7,  # the background is one
     ),
-)
-
-default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(interval=200, max_keep_ckpts=2),
 )

@@ -4,9 +4,7 @@
 _base_ = [
     './_base_/segmenter.py',
     '../../_base_/toys/vittm.py',
-    '../_base_/datasets/shapes.py',
-    '../_base_/schedules/schedule_shapes.py',
-    '../_base_/runtime.py',
+    '../_base_/shapes.py',
 ]
 
 model = dict(
@@ -19,9 +17,4 @@ model = dict(
         embed_dims=128,
         num_classes=7,  # the background is one
     ),
-)
-
-default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(interval=200, max_keep_ckpts=2),
 )

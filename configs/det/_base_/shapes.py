@@ -1,0 +1,8 @@
+# What all small detectors share that train completely on the embedded dataset: data, schedule, runtime.
+_base_ = ['./datasets/shapes.py', './schedules/schedule_shapes.py', './runtime.py']
+
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(interval=3, max_keep_ckpts=2),
+    visualization=dict(score_thr=0.5),
+)
