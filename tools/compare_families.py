@@ -17,12 +17,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+from paca_mm.analysis.logs import last_scalars
+from paca_mm.analysis.speed.conditions import cores
+from paca_mm.analysis.tables import columns
 from paca_mm.cli import command
+from paca_mm.datasets.shapes import ShapesSpec
 from paca_mm.engine.config import configs, load_config
-from paca_mm.engine.tasks import TASKS
+from paca_mm.engine.tasks import TASKS, task_for
 from paca_mm.errors import UserError
-from paca_mm.families import families
+from paca_mm.families import families, member_named
 from paca_mm.paths import assets_root
 
 
@@ -53,50 +58,56 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    # Seed by seed, so that a run that is stopped leaves complete columns.
-    runs = [
-        (path, seed)
-        for seed in args.seeds
-        for path in small_configs()
-        if task_of(path) in args.tasks and family_of(path) in args.families
+    models = [
+        model
+        for model in small_models()
+        if model.task in args.tasks and model.family in args.families
     ]
-    if not runs:
+    if not models:
         raise UserError(
             f'none of {", ".join(args.families)} has a small model for {", ".join(args.tasks)}.'
         )
+    # Seed by seed, so that a run that is stopped leaves complete columns.
+    runs = [(model, seed) for seed in args.seeds for model in models]
     with ThreadPoolExecutor(args.jobs) as pool:
         done = list(pool.map(lambda run: train(*run, args), runs))
     found = {}
-    for (path, _), result in zip(runs, done, strict=True):
-        found.setdefault(path, []).append(result)
+    for (model, _), result in zip(runs, done, strict=True):
+        found.setdefault(model, []).append(result)
     for task in args.tasks:
-        paths = [path for path in found if task_of(path) == task]
-        if paths:
-            print(f'\n{table(task, {path: found[path] for path in paths})}')
+        if of_task := {model: results for model, results in found.items() if model.task == task}:
+            print(f'\n{table(task, of_task)}')
     how = ' '.join(args.cfg_options) or f'configs/{{{",".join(args.tasks)}}}/_base_/schedules'
     print(f'\nmean and standard deviation over seeds {args.seeds}; schedule: {how}')
 
 
-def small_configs():
-    """The configs of small models: ``configs/<task>/**/*_shapes.py``, PaCa's first."""
-    return sorted(
-        (p for p in configs() if p.stem.endswith('_shapes')), key=lambda p: (len(p.parts), p)
-    )
+class SmallModel(NamedTuple):
+    """A config that trains on the embedded dataset, its task, and the folder of its family."""
+
+    path: Path
+    task: str
+    family: str
+
+    @property
+    def name(self):
+        return self.path.stem
 
 
-def task_of(path):
-    return path.relative_to(assets_root() / 'configs').parts[0]
+def small_models():
+    """Those of ``configs/<task>/**/*_shapes.py``, PaCa's first."""
+    folders = {family.title: folder for folder, family in families().items()}
+    models = []
+    for path in configs():
+        if path.stem.endswith('_shapes'):
+            cfg = load_config(str(path))
+            family, _ = member_named(cfg.model.backbone.type.rpartition('.')[2])
+            models.append(SmallModel(path, task_for(cfg).name, folders[family.title]))
+    return sorted(models, key=lambda model: (len(model.path.parts), model.path))
 
 
-def family_of(path):
-    """The family whose folder a config lies in; PaCa's lie in the task's own."""
-    folder = path.parent.name
-    return folder if folder in families() else 'paca'
-
-
-def train(path, seed, args):
+def train(model, seed, args):
     """Train and return what is known of the run; one that was finished before is not repeated."""
-    work_dir = Path(args.work_dir) / task_of(path) / path.stem / f'seed{seed}'
+    work_dir = Path(args.work_dir) / model.task / model.name / f'seed{seed}'
     record = work_dir / 'result.json'
     options = sorted(args.cfg_options)
     if record.is_file():
@@ -104,12 +115,12 @@ def train(path, seed, args):
         if kept['options'] == options:
             return kept
     words = [
-        str(assets_root() / 'tools' / 'train.py'), str(path), '--shapes', '--work-dir', str(work_dir),
-        '--cfg-options', f'randomness.seed={seed}', *options,
+        str(assets_root() / 'tools' / 'train.py'), str(model.path), '--shapes',
+        '--work-dir', str(work_dir), '--cfg-options', f'randomness.seed={seed}', *options,
     ]  # fmt: skip
-    print(f'{task_of(path)}: {path.stem}, seed {seed}', flush=True)
+    print(f'{model.task}: {model.name}, seed {seed}', flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    threads = str(max(1, cores() // args.jobs))
     began = time.monotonic()
     with (work_dir / 'output.txt').open('w') as output:
         ended = subprocess.run(
@@ -121,14 +132,12 @@ def train(path, seed, args):
         )
     if ended.returncode:
         raise UserError(
-            f'the training of {path.stem} ended with exit code {ended.returncode}; its last words are '
+            f'the training of {model.name} ended with exit code {ended.returncode}; its last words are '
             f'in {work_dir / "output.txt"}.'
         )
-    from paca_mm.analysis.logs import last_scalars
-
-    name = TASKS[task_of(path)].headline
+    headline = TASKS[model.task].headline
     result = dict(
-        metric=last_scalars(work_dir, 'train', name)[name],
+        metric=last_scalars(work_dir, 'train', headline)[headline],
         minutes=(time.monotonic() - began) / 60,
         options=options,
     )
@@ -137,31 +146,29 @@ def train(path, seed, args):
 
 
 def table(task, results):
-    """A line a config: its size, and the metric over the seeds."""
-    from paca_mm.analysis.tables import columns
-
+    """A line a model: its size, and the metric over the seeds."""
     lines = [[task, 'params M', 'GMACs', TASKS[task].headline, 'spread', 'minutes']]
-    for path, runs in results.items():
+    for model, runs in results.items():
         values = [run['metric'] for run in runs]
-        cost = size_of(path, TASKS[task])
+        cost = size_of(model)
         spread = f'{statistics.stdev(values):.3g}' if len(values) > 1 else '-'
         lines.append([
-            path.stem.removesuffix('_shapes'), f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e9:.3f}',
+            model.name.removesuffix('_shapes'), f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e9:.3f}',
             f'{statistics.mean(values):.3f}', spread,
             f'{statistics.median(run["minutes"] for run in runs):.1f}',
         ])  # fmt: skip
     return columns(lines)
 
 
-def size_of(path, task):
+def size_of(model):
     """Parameters, and the multiply-accumulates of an image of the embedded dataset."""
     from paca_mm.analysis.build import build
     from paca_mm.analysis.flops import count
     from paca_mm.analysis.toy_inputs import forward
 
-    side = 64 if task.name == 'cls' else 128
-    model = build(load_config(str(path))).eval()
-    return count(model, lambda m: forward(m, task.name, side, side))
+    side = ShapesSpec.size // 2 if model.task == 'cls' else ShapesSpec.size
+    built = build(load_config(str(model.path))).eval()
+    return count(built, lambda m: forward(m, model.task, side, side))
 
 
 if __name__ == '__main__':

@@ -6,8 +6,9 @@ import torch
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 
+from helpers.configs import build
 from helpers.small import two_images
 from paca_mm.analysis.recount import count_parameters
 from paca_mm.datasets.shapes import ensure_shapes
@@ -37,11 +38,6 @@ def cls_config(name):
 
 def det_config(name):
     return load_config(f'configs/det/attentive_norm/{name}.py')
-
-
-def build(cfg):
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model)
 
 
 @pytest.mark.slow

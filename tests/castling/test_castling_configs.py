@@ -5,8 +5,9 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
-from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.registry import HOOKS, DefaultScope
 
+from helpers.configs import build
 from helpers.small import two_images
 from paca_mm.analysis.recount import count_macs, count_parameters, problems_of
 from paca_mm.datasets.shapes import ensure_shapes
@@ -26,11 +27,6 @@ QUOTED = {'tiny': 76.0, 'small': None, 'base': 84.2}
 
 def config(size):
     return load_config(f'configs/cls/castling/deit_{size}_castling_in1k.py')
-
-
-def build(cfg):
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(cfg.model)
 
 
 def macs_of(size, branch):

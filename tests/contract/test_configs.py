@@ -3,12 +3,12 @@
 import pytest
 from mmengine.config import Config
 
+from helpers.configs import ROOT, task_of
 from paca_mm.engine.config import configs, load_config
 from paca_mm.engine.tasks import TASKS, task_for
+from paca_mm.engine.walk import walk, weights_of
 from paca_mm.families import families
 from paca_mm.paths import assets_root
-
-ROOT = assets_root() / 'configs'
 
 
 def name(path):
@@ -18,11 +18,24 @@ def name(path):
 @pytest.mark.parametrize('path', configs(), ids=name)
 def test_runs_are_set_up_alike(path):
     cfg = load_config(str(path))
-    assert task_for(cfg) is TASKS[path.relative_to(ROOT).parts[0]]
+    assert task_for(cfg) is TASKS[task_of(path)]
     assert cfg.runner_type == 'paca_mm.SafeRunner'
     assert cfg.default_hooks.checkpoint.type == 'paca_mm.SafeCheckpointHook'
     assert cfg.visualizer.vis_backends == cfg.vis_backends
     assert cfg.model.backbone.type.startswith('paca_mm.')
+
+
+@pytest.mark.parametrize('path', configs(), ids=name)
+def test_any_config_runs_on_the_shapes(path):
+    cfg = load_config(str(path), shapes=True)
+    task = TASKS[task_of(path)]
+    assert cfg.train_dataloader.dataset.data_root == 'data/shapes/'
+    assert cfg.model.get('teacher') is None
+    assert cfg.model.backbone.get('init_cfg') is None
+    assert not any(weights_of(node) for node in walk(cfg.model))
+    assert not [hook for hook in cfg.get('custom_hooks', []) if hook.type == 'EMAHook']
+    counts = {node['num_classes'] for node in walk(cfg.model) if 'num_classes' in node}
+    assert counts == {len(task.shapes_classes)} == {7 if task.name == 'seg' else 6}
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('*/_base_/models/*.py')), ids=name)

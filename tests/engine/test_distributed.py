@@ -81,12 +81,12 @@ def test_the_tools_run_in_two_processes(tmp_path):
     base = str(assets_root() / 'configs/det/mask_rcnn_paca_shapes.py')
     (tmp_path / 'tiny.py').write_text(TINY.format(base=base))
     train = job(2, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
-                     '--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
-                     cwd=tmp_path)  # fmt: skip
+                '--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
+                cwd=tmp_path)  # fmt: skip
     assert train.returncode == 0, train.stderr[-2000:]
     assert train.stdout.count('done in') == 1
     test = job(2, assets_root() / 'tools/test.py', 'tiny.py', 'work_dirs/tiny/epoch_2.pth',
-                    '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
+               '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
     assert test.returncode == 0, test.stderr[-2000:]
 
     def metrics(text):

@@ -139,8 +139,8 @@ def test_sync_bn_trains_on_cpus(folder, tmp_path, processes):
     if torch.cuda.is_available():
         pytest.skip('this machine has a GPU')
     done = job(processes, assets_root() / 'tools/train.py', 'tiny.py', '--launcher', 'pytorch',
-                    '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_iters=2',
-                    cwd=folder)  # fmt: skip
+               '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_iters=2',
+               cwd=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count('(SyncBN needs a GPU)') == 1
     rows = scalars(tmp_path)

@@ -67,11 +67,16 @@ def job(processes, script, *argv, cwd):
         workers = []
         for rank in range(processes):
             variables = dict(
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True,
+                MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=store.port,
+                TORCHELASTIC_USE_AGENT_STORE=True,
                 TORCHELASTIC_RESTART_COUNT=0,
-                RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes,
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE=processes,
+                LOCAL_WORLD_SIZE=processes,
                 OMP_NUM_THREADS=1,
-            )  # fmt: skip
+            )
             words = [os.fspath(script), *map(str, argv)]
             outputs = [f'{folder}/{rank}.{name}' for name in ('out', 'err')]
             workers.append(server.Process(target=_main, args=(words, cwd, variables, outputs)))

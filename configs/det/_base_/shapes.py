@@ -1,4 +1,4 @@
-# What all small detectors share that train completely on the embedded dataset: data, schedule, runtime.
+# What all small detectors on the embedded dataset share: data, schedule, runtime.
 _base_ = ['./datasets/shapes.py', './schedules/schedule_shapes.py', './runtime.py']
 
 default_hooks = dict(
