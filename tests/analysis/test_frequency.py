@@ -384,6 +384,7 @@ def test_sizes_are_multiplied_as_they_must_be():
     assert scaled(dict(embed_dims=(12,), num_heads=(3,)), 1, 1.4)['embed_dims'] == (18,)
 
 
+@pytest.mark.slow
 def test_candidates_keep_to_the_budget_and_say_when_none_does():
     cfg = prepared(small())
     every = candidates(cfg, Budget('params', 1.0), (64, 64), (1, 2), (0.5, 1))

@@ -97,6 +97,7 @@ def test_a_goal_says_what_was_reached_and_could_be(median, limit, less, verdict)
         assert f'{where}: this.' in goals.table([goal])
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_time_is_up(capfd):
     found = race(['paca_tiny'], SMALL, rounds=50, limit_s=0.1)
     assert not capfd.readouterr().err

@@ -125,6 +125,7 @@ def test_epochs_iterations_and_parts_of_the_run(tmp_path, hook, span):
     assert thresholds[span[0] + 1] == pytest.approx(0.02 + 0.98 / (span[1] - span[0]))
 
 
+@pytest.mark.slow
 def test_a_run_that_counts_iterations(tmp_path):
     cfg = dict(by_epoch=False, max_iters=12)
     made = trained(tmp_path, dict(begin=2, end=10, by_epoch=False), train_cfg=cfg)

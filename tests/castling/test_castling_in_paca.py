@@ -112,6 +112,7 @@ def test_paca_does_without_the_family(monkeypatch):
         make(plain_attention='castling')
 
 
+@pytest.mark.slow
 def test_paca_does_not_import_the_family_unasked():
     code = (
         'import sys; from paca_mm.models.paca.backbone import PaCaViT; '

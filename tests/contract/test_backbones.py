@@ -111,6 +111,7 @@ def test_out_indices_build_no_more_than_they_need(case):
 
 
 @every_case
+@pytest.mark.slow
 def test_frozen_parts_get_no_gradient_and_stay_in_eval_mode(case):
     stages = len(build(case).depths)
     trainable = []

@@ -119,6 +119,7 @@ def test_a_kill_leaves_a_complete_checkpoint_and_the_next_run_goes_on(straight, 
     assert read_checkpoint(f'killed/epoch_{epoch + 1}.pth')['meta']['epoch'] == epoch + 1
 
 
+@pytest.mark.slow
 def test_a_torn_last_checkpoint_is_passed_over(straight, folder):
     import shutil
 

@@ -245,6 +245,7 @@ def test_there_is_a_config_for_every_row():
 # ---- what the README says
 
 
+@pytest.mark.slow
 def test_python_of_the_readme(tmp_path, monkeypatch, official):
     """Its examples run as they stand, with local weights in place of the download."""
     pytest.importorskip('modelindex')

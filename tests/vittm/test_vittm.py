@@ -280,6 +280,7 @@ def official_parameters(row):
 
 
 @pytest.mark.parametrize('row', SIZES)
+@pytest.mark.slow
 def test_published_sizes(row):
     published, unused, gmacs, ours = SIZES[row]
     with torch.device('meta'):

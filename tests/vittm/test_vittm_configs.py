@@ -39,6 +39,7 @@ def test_these_are_all():
 
 
 @pytest.mark.parametrize('task', HOSTS)
+@pytest.mark.slow
 def test_metafile_is_right(task):
     pytest.importorskip(HOSTS[task])
     assert list(recount.problems_of(f'{task}/vittm', macs=False)) == []
