@@ -14,7 +14,7 @@ from helpers import golden, reference
 from helpers.rows import MINI, MINIS, ROWS, mini
 from paca_mm.models import PaCaViT
 from paca_mm.models.common import fast_paths
-from paca_mm.models.paca import ffn_pieces
+from paca_mm.models.paca import attention, ffn_pieces
 from paca_mm.models.paca.attention import PaCaAttention
 from paca_mm.models.paca.block import PaCaBlock
 from paca_mm.models.paca.ffn import ConvFFN
@@ -23,8 +23,12 @@ from paca_mm.models.paca.plain import PlainPaCaViT, plain_head
 
 @pytest.fixture(params=['kept', 'made_again'])
 def many_pieces(request, monkeypatch):
-    """Maps of a test are small: let a piece be one image and at most 64 channels."""
+    """Maps of a test are small: let a piece be at most 64 channels of one image, of 3 rows of it where
+    no gradient is wanted, and the queries of 5 patches.
+    """
     monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(ffn_pieces, 'FEWEST_ROWS', 3)
+    monkeypatch.setattr(attention, 'PIECE_BYTES', 5 * 24 * 8)
     if request.param == 'made_again':
         monkeypatch.setattr(ffn_pieces, 'KEPT_BYTES', 0)
 
@@ -85,6 +89,73 @@ def test_pieces_cover_every_channel_once(monkeypatch):
             images, parts = ffn_pieces.cut(torch.empty(4, 9, 9, 8), hidden)
             assert 1 <= images <= 4
             assert [i for part in parts for i in range(hidden)[part]] == list(range(hidden))
+
+
+@pytest.mark.parametrize('height', [1, 2, 3, 4, 7, 64])
+def test_bands_cover_every_row_once_with_its_neighbours(height, monkeypatch):
+    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(ffn_pieces, 'FEWEST_ROWS', 3)
+    rows = list(range(height))
+    made = []
+    for own, around, inner in ffn_pieces.bands(torch.empty(1, height, 5, 8)):
+        made += rows[own]
+        assert rows[around][inner] == rows[own]
+        assert rows[around] == [i for i in range(rows[own][0] - 1, rows[own][-1] + 2) if i in rows]
+    assert made == rows
+
+
+@pytest.mark.parametrize('size', [(8, 8), (5, 11), (1, 1), (1, 7), (16, 3)], ids=str)
+def test_a_network_in_bands_equals_the_whole(size, many_pieces, whole):
+    network, norm = golden.fill(nn.ModuleList([ConvFFN(24, 150), nn.LayerNorm(24)])).double()
+    x = torch.randn(3, *size, 24).double()
+    with torch.no_grad():
+        found = x.clone()
+        network.add_to(found, norm)
+        whole(True)
+        close(found, x + network(norm(x)))
+
+
+@pytest.mark.parametrize('num_clusters', [4, 0])
+@pytest.mark.parametrize('given', [False, True])
+@pytest.mark.parametrize('piece', [1, 5 * 24 * 8, 7 * 8 * 24 * 8, 2**20])
+def test_attention_in_pieces_equals_the_whole(num_clusters, given, piece, monkeypatch):
+    monkeypatch.setattr(attention, 'PIECE_BYTES', piece)
+    scores = nn.Sequential(nn.Linear(24, 4), nn.Flatten(1, 2)) if num_clusters else None
+    norm, attn = golden.fill(
+        nn.ModuleList([nn.LayerNorm(24), PaCaAttention(24, 3, num_clusters, scores)])
+    ).double()
+    x = torch.randn(3, 7, 8, 24).double()
+    with torch.no_grad():
+        expected, z = attn(norm(x))
+        if given:
+            attn.clustering = None
+        assert attn.can_add(x)
+        found, z_found = attn.added_to(x, norm, z if given else None)
+        close(found, x + expected)
+        assert (z is None) == (z_found is None) == (num_clusters == 0)
+
+
+def test_queries_that_are_watched_are_made_at_once(monkeypatch):
+    monkeypatch.setattr(attention, 'PIECE_BYTES', 1)
+    attn = PaCaAttention(24, 3, 0)
+    seen: list[tuple[int, ...]] = []
+    attn.q.register_forward_hook(lambda _, args, out: seen.append(tuple(out.shape)))
+    with torch.no_grad():
+        attn.added_to(torch.randn(2, 7, 8, 24), nn.LayerNorm(24))
+    assert seen == [(2, 56, 24)]
+
+
+@pytest.mark.parametrize('norm', ['norm1', 'norm2'])
+def test_norms_that_are_watched_see_the_whole_map(norm, many_pieces):
+    block = mini().stage1[1]
+    seen: list[tuple[int, ...]] = []
+    block.get_submodule(norm).register_forward_hook(
+        lambda _, args, out: seen.append(tuple(out.shape))
+    )
+    x = torch.randn(2, 7, 8, *block.norm1.normalized_shape)
+    with torch.no_grad():
+        block(x, torch.rand(2, block.attn.num_clusters, 56))
+    assert seen == [x.shape]
 
 
 def test_no_image_at_all(many_pieces):

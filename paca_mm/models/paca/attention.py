@@ -1,8 +1,9 @@
 """Patch-to-cluster attention: queries from the N patches, keys and values from M clusters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,9 @@ from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
 from ..common.tokens import add_product
 from .clustering import assign, pool
 from .downsample import layer_norm
+
+#: Bytes that the queries of a piece take where the patches of a large image are taken in turn.
+PIECE_BYTES = 8 * 2**20
 
 
 class PaCaAttention(nn.Module):
@@ -55,8 +59,10 @@ class PaCaAttention(nn.Module):
         Returns:
             The patches (B, H, W, C), and the assignment that was used (None in plain attention).
         """
-        out, z = self._attend(x, z)
-        return self.proj(out), z
+        clusters, z = self._clusters(x, z)
+        k, v = self._heads(self.k(clusters)), self._heads(self.v(clusters))
+        out = self._attend(x.flatten(1, 2), k, v)
+        return self.proj(out.reshape(x.shape)), z
 
     def can_add(self, x: Tensor) -> bool:
         """Whether :meth:`added_to` may stand in for :meth:`forward` and a sum, gradients aside."""
@@ -68,31 +74,64 @@ class PaCaAttention(nn.Module):
         )
 
     def added_to(
-        self, residual: Tensor, x: Tensor, z: Tensor | None = None
+        self, x: Tensor, norm: Callable[[Tensor], Tensor], z: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """``residual + forward(x, z)`` and the assignment, where :meth:`can_add` says so and no
-        gradient is wanted; the last product is formed inside of the sum.
-        """
-        out, z = self._attend(x, z)
-        residual = (residual + self.proj.bias).contiguous()
-        add_product(residual, out, self.proj.weight)
-        return residual, z
+        """``x + forward(norm(x), z)`` and the assignment, where :meth:`can_add` says so and no gradient
+        is wanted; the last product is formed inside of the sum.
 
-    def _attend(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """:meth:`forward` without its last layer ``proj``."""
-        patches = x.flatten(1, 2)  # B, N, C
-        clusters = patches
-        if self.num_clusters:
-            if self.clustering is not None:
-                z = assign(self.clustering(x))  # B, M, N
-            # Without a clustering of its own, a layer is given an assignment.
-            clusters = self.cluster_norm(pool(z, patches))  # type: ignore[arg-type]  # B, M, C
-        out = F.scaled_dot_product_attention(
-            self._heads(self.q(patches)),  # B, h, N, d
-            self._heads(self.k(clusters)),  # B, h, M, d
-            self._heads(self.v(clusters)),
-        )
-        return out.transpose(1, 2).reshape(x.shape), z  # B, H, W, C
+        Keys and values are the same for all patches, so that those of a large image take their turn a
+        piece at a time, in memory that stays in the cache.
+
+        Args:
+            x: Patches (B, H, W, C), which stay as they are.
+            norm: Normalises each patch by itself.
+            z: As in :meth:`forward`.
+        """
+        patches = x.flatten(1, 2)
+        images, length = self._piece(patches)
+        pools_only = self.num_clusters > 0 and self.clustering is None
+        if in_turn := z is not None and pools_only and length < patches.shape[1]:
+            # The clusters are sums over patches: no normalised map is made either.
+            pooled = patches.new_zeros(len(x), self.num_clusters, patches.shape[2])
+            for weights, part in zip(z.split(length, 2), patches.split(length, 1), strict=True):
+                pooled.baddbmm_(weights, norm(part))
+            clusters = self.cluster_norm(pooled)
+        else:
+            normed = norm(x)
+            patches = normed.flatten(1, 2)
+            clusters, z = self._clusters(normed, z)
+        k, v = self._heads(self.k(clusters)), self._heads(self.v(clusters))
+        out = (x + self.proj.bias).contiguous()
+        whole = out.flatten(1, 2), patches, k, v
+        for sums, some, keys, values in zip(*(t.split(images) for t in whole), strict=True):
+            for sum_, part in zip(sums.split(length, 1), some.split(length, 1), strict=True):
+                queries = norm(part) if in_turn else part
+                add_product(sum_, self._attend(queries, keys, values), self.proj.weight)
+        return out, z
+
+    def _piece(self, patches: Tensor) -> tuple[int, int]:
+        """How many images to take at a time, and how many patches of one."""
+        length = patches.shape[1]
+        token = patches.shape[2] * patches.element_size()
+        # What is hooked or replaced is called once; half precision would round each piece.
+        if not are_plain_layers(self.q) or patches.dtype not in (torch.float32, torch.float64):
+            return max(len(patches), 1), length
+        images = max(PIECE_BYTES // (length * token), 1)
+        return images, length if images > 1 else max(PIECE_BYTES // token, 1)
+
+    def _clusters(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What keys and values are made of, (B, M, C), and the assignment."""
+        if not self.num_clusters:
+            return x.flatten(1, 2), z
+        if self.clustering is not None:
+            z = assign(self.clustering(x))  # B, M, N
+        # Without a clustering of its own, a layer is given an assignment.
+        return self.cluster_norm(pool(z, x.flatten(1, 2))), z  # type: ignore[arg-type]
+
+    def _attend(self, patches: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Patches (B, n, C), keys and values by heads, (B, h, M, d) -> what was read, (B, n, C)."""
+        out = F.scaled_dot_product_attention(self._heads(self.q(patches)), k, v)
+        return out.transpose(1, 2).flatten(2)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """(B, n, C) -> (B, h, n, d), a view."""

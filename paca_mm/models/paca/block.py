@@ -15,9 +15,9 @@ from .downsample import layer_norm
 class PaCaBlock(nn.Module):
     """x + attn(LN(x)), then x + mlp(LN(x)), of any attention and any feed-forward network.
 
-    A part may also offer its own sum, which takes less memory where no gradient is wanted; the block
-    uses it if both do. ``can_add(x) -> bool`` says whether it may be used now, and it is
-    ``attn.added_to(residual, x, z) -> (residual + out, z)`` and ``mlp.add_to(out, x)``, in place.
+    A part may also offer the sum, norm included, which takes less memory where no gradient is wanted;
+    the block uses it if both do. ``can_add(x) -> bool`` says whether it may be used now, and it is
+    ``attn.added_to(x, norm, z) -> (x + out, z)`` and ``mlp.add_to(x, norm)``, in place.
 
     Args:
         embed_dims: C.
@@ -46,8 +46,8 @@ class PaCaBlock(nn.Module):
     def forward(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Patches (B, H, W, C) and an assignment (B, M, N) -> both, as they leave the block."""
         if not torch.is_grad_enabled() and self._parts_can_add(x):  # the same, with less memory
-            x, z = self.attn.added_to(x, self.norm1(x), z)
-            self.mlp.add_to(x, self.norm2(x))
+            x, z = self.attn.added_to(x, self.norm1, z)
+            self.mlp.add_to(x, self.norm2)
             return x, z
         out, z = self.attn(self.norm1(x), z)
         x = x + self.drop_path(out)
@@ -55,9 +55,13 @@ class PaCaBlock(nn.Module):
         return x, z
 
     def _parts_can_add(self, x: Tensor) -> bool:
-        # Another norm might hand on its input, which is about to be overwritten.
-        if not runs_eagerly_on_cpu(x) or type(self.norm2) is not nn.LayerNorm:
+        if not runs_eagerly_on_cpu(x):
             return False
+        # Another norm might hand on its input, which is about to be overwritten, or look at more than
+        # one patch.
+        for norm in (self.norm1, self.norm2):
+            if type(norm) is not nn.LayerNorm or not calls_only_forward(norm):
+                return False
         drops = self.drop_path.training and not isinstance(self.drop_path, nn.Identity)
         # Of the class: a wrapper may hand on every attribute of what it wraps.
         return not drops and all(

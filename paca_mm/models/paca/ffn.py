@@ -1,5 +1,7 @@
 """The feed-forward network of a block: linear, depthwise 3x3 with a shortcut around it, GELU, linear."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -36,8 +38,8 @@ class ConvFFN(nn.Module):
         """Whether :meth:`add_to` may stand in for :meth:`forward`, gradients aside."""
         return ffn_pieces.can_run(self, x) and type(self).forward is ConvFFN.forward
 
-    def add_to(self, out: Tensor, x: Tensor) -> None:
-        """``out += forward(x)`` in place (``out`` is contiguous), where :meth:`can_add` says so and no
-        gradient is wanted.
+    def add_to(self, out: Tensor, norm: Callable[[Tensor], Tensor]) -> None:
+        """``out += forward(norm(out))`` in place (``out`` is contiguous), where :meth:`can_add` says so
+        and no gradient is wanted.
         """
-        ffn_pieces.add_to(self, out, x)
+        ffn_pieces.add_to(self, out, norm)

@@ -1,8 +1,9 @@
 """The feed-forward network of :mod:`.ffn` on a CPU: the same numbers, a piece at a time.
 
 The hidden map is four times as wide as anything else in a block, and until the last linear layer
-nothing in it crosses channels. So a large one is made a few channels (of a few images) at a time, in
-memory that stays in the cache, and each piece is multiplied into the sum at once.
+nothing in it crosses channels. So a large one is made a few channels (of a few images, or of a band
+of rows of one) at a time, in memory that stays in the cache, and each piece is multiplied into the
+sum at once.
 
 For the backward pass the hidden map is kept before and after its depthwise convolution. No product
 and no convolution is computed twice, only GELU, and autograd would keep one map more. Where an image
@@ -12,7 +13,7 @@ docs/performance.md has the figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,12 @@ from ..common.tokens import add_product, as_image, as_tokens
 if TYPE_CHECKING:
     from .ffn import ConvFFN
 
-#: Bytes that a piece of the hidden map takes, unless 64 channels of one image are more.
+#: Bytes that a piece of the hidden map takes, unless 64 channels are more: of :data:`FEWEST_ROWS`, or of
+#: one image for a backward pass.
 PIECE_BYTES = 8 * 2**20
+
+#: A band of rows has as many at least, because the one above and the one below are computed with it.
+FEWEST_ROWS = 16
 
 #: The largest hidden map, in bytes, that is kept for the backward pass. One image counts, not the
 #: batch: its size decides which share of a step's memory the hidden maps take, and of its time.
@@ -52,13 +57,29 @@ def forward(network: ConvFFN, x: Tensor) -> Tensor:
     return _Pieces.apply(x.contiguous(), *_parameters(network))
 
 
-def add_to(network: ConvFFN, out: Tensor, x: Tensor) -> None:
-    """``out += network(x)`` in place (``out`` is contiguous), where :func:`can_run` says so and no
-    gradient is wanted.
+def add_to(network: ConvFFN, out: Tensor, norm: Callable[[Tensor], Tensor]) -> None:
+    """``out += network(norm(out))`` in place (``out`` is contiguous), where :func:`can_run` says so and
+    no gradient is wanted.
+
+    Of a large image only a band of rows is normalised at a time.
     """
     parameters = _parameters(network)
-    out += parameters[-1]
-    _add(out, x, parameters)
+    images, _ = cut(out, len(parameters[0]))
+    in_bands = bands(out)
+    if images > 1 or len(in_bands) == 1:
+        x = norm(out)
+        out += parameters[-1]
+        _add(out, x, parameters)
+        return
+    for image in out.split(1):
+        above = None
+        for rows, around, inner in in_bands:
+            x = norm(image[:, around])
+            if above is not None:  # its sum is made already
+                x[:, :1] = above
+            above = x[:, inner.stop - 1 : inner.stop].clone()
+            image[:, rows] += parameters[-1]
+            _add(image[:, rows], x, parameters, inner=inner)
 
 
 def with_shortcut(kernel: Tensor) -> Tensor:
@@ -90,6 +111,25 @@ def cut(x: Tensor, hidden: int) -> tuple[int, list[slice]]:
     return images, [slice(i, min(i + channels, hidden)) for i in range(0, hidden, channels)]
 
 
+def bands(x: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Of patches (B, H, W, C): which rows to make at a time, where 128 hidden channels of all are
+    large: of fewer, the products would be slow.
+
+    Returns:
+        For each band its rows, its rows with their neighbours, which the convolution reads too, and
+        where the first are among the second.
+    """
+    height, width = x.shape[1:3]
+    rows = max(PIECE_BYTES // (128 * width * x.element_size()), FEWEST_ROWS)
+    found = []
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        above = min(start, 1)
+        around = slice(start - above, min(stop + 1, height))
+        found.append((slice(start, stop), around, slice(above, above + stop - start)))
+    return found
+
+
 @cache
 def _keep_freed_memory() -> None:
     """Make freed blocks of up to 32 MiB stay with the process, for the next piece.
@@ -110,12 +150,18 @@ def _hidden(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
 
 
 def _add(
-    out: Tensor, x: Tensor, parameters: Sequence[Tensor], kept: list[Tensor] | None = None
+    out: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    kept: list[Tensor] | None = None,
+    inner: slice | None = None,
 ) -> None:
     """``out += network(x)`` but for the bias of fc2.
 
     Args:
-        kept: Where to put the hidden map of each piece, before and after the depthwise convolution.
+        inner: The rows of the network's answer that ``out`` has, if not all.
+        kept: Where to put the hidden map of each piece, before and after the depthwise convolution;
+            of all rows.
     """
     w1, b1, kernel, bias, w2, _ = parameters
     kernel = with_shortcut(kernel)
@@ -125,7 +171,7 @@ def _add(
             h = _hidden(some, w1[part], b1[part])
             p = depthwise(h, kernel[part], bias[part])
             if kept is None:
-                g = torch.ops.aten.gelu_(as_tokens(p))
+                g = torch.ops.aten.gelu_(as_tokens(p)[:, inner or slice(None)])
             else:
                 kept += h, p
                 g = F.gelu(as_tokens(p))
