@@ -79,7 +79,7 @@ class Detection(Task):
         heads = (model.get('train_cfg') or {}).get('rcnn')
         for node in walk(heads):  # one, or one a stage
             if 'sampler' in node and 'num' in node['sampler']:
-                node['sampler']['num'] = min(node['sampler']['num'], 32)
+                node['sampler']['num'] = min(node['sampler']['num'], 16)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
