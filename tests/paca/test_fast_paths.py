@@ -13,10 +13,11 @@ from torch import Tensor
 from helpers import golden, reference
 from helpers.rows import MINI, MINIS, ROWS, mini
 from paca_mm.models import PaCaViT
-from paca_mm.models.common import fast_paths
-from paca_mm.models.paca import attention, ffn_pieces
+from paca_mm.models.common import fast_paths, tokens
+from paca_mm.models.paca import ffn_pieces
 from paca_mm.models.paca.attention import PaCaAttention
 from paca_mm.models.paca.block import PaCaBlock
+from paca_mm.models.paca.clustering import ConvClustering
 from paca_mm.models.paca.ffn import ConvFFN
 from paca_mm.models.paca.plain import PlainPaCaViT, plain_head
 
@@ -24,11 +25,10 @@ from paca_mm.models.paca.plain import PlainPaCaViT, plain_head
 @pytest.fixture(params=['kept', 'made_again'])
 def many_pieces(request, monkeypatch):
     """Maps of a test are small: let a piece be at most 64 channels of one image, of 3 rows of it where
-    no gradient is wanted, and the queries of 5 patches.
+    no gradient is wanted, a row of scores, the query of one patch.
     """
-    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', 1)
     monkeypatch.setattr(ffn_pieces, 'FEWEST_ROWS', 3)
-    monkeypatch.setattr(attention, 'PIECE_BYTES', 5 * 24 * 8)
     if request.param == 'made_again':
         monkeypatch.setattr(ffn_pieces, 'KEPT_BYTES', 0)
 
@@ -73,7 +73,7 @@ def results(model: nn.Module, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize('size', [(8, 8), (5, 11), (1, 1), (1, 7)], ids=str)
 @pytest.mark.parametrize('piece', [1, 2**15, 2**30])
 def test_a_network_in_pieces_equals_the_whole(dtype, size, piece, whole, monkeypatch):
-    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', piece)
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', piece)
     network = golden.fill(ConvFFN(24, 150)).to(dtype)
     x = torch.randn(3, *size, 24, dtype=dtype)
     found = results(network, x)
@@ -84,7 +84,7 @@ def test_a_network_in_pieces_equals_the_whole(dtype, size, piece, whole, monkeyp
 
 def test_pieces_cover_every_channel_once(monkeypatch):
     for piece in (1, 10_000, 50_000, 2**23):
-        monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', piece)
+        monkeypatch.setattr(tokens, 'PIECE_BYTES', piece)
         for hidden in (16, 24, 150, 1280):
             images, parts = ffn_pieces.cut(torch.empty(4, 9, 9, 8), hidden)
             assert 1 <= images <= 4
@@ -93,7 +93,7 @@ def test_pieces_cover_every_channel_once(monkeypatch):
 
 @pytest.mark.parametrize('height', [1, 2, 3, 4, 7, 64])
 def test_bands_cover_every_row_once_with_its_neighbours(height, monkeypatch):
-    monkeypatch.setattr(ffn_pieces, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', 1)
     monkeypatch.setattr(ffn_pieces, 'FEWEST_ROWS', 3)
     rows = list(range(height))
     made = []
@@ -119,7 +119,7 @@ def test_a_network_in_bands_equals_the_whole(size, many_pieces, whole):
 @pytest.mark.parametrize('given', [False, True])
 @pytest.mark.parametrize('piece', [1, 5 * 24 * 8, 7 * 8 * 24 * 8, 2**20])
 def test_attention_in_pieces_equals_the_whole(num_clusters, given, piece, monkeypatch):
-    monkeypatch.setattr(attention, 'PIECE_BYTES', piece)
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', piece)
     scores = nn.Sequential(nn.Linear(24, 4), nn.Flatten(1, 2)) if num_clusters else None
     norm, attn = golden.fill(
         nn.ModuleList([nn.LayerNorm(24), PaCaAttention(24, 3, num_clusters, scores)])
@@ -135,8 +135,21 @@ def test_attention_in_pieces_equals_the_whole(num_clusters, given, piece, monkey
         assert (z is None) == (z_found is None) == (num_clusters == 0)
 
 
+def test_maps_that_are_watched_stay_what_they_were(monkeypatch):
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', 1)
+    network = golden.fill(ConvClustering(24, 5, 4.0))
+    x = torch.randn(2, 7, 8, 24)
+    with torch.no_grad():
+        expected = network(x)
+        seen: list[Tensor] = []
+        network.dwconv.register_forward_hook(lambda _, args, out: seen.append(out))
+        torch.testing.assert_close(network(x), expected)
+        network.dwconv._forward_hooks.clear()
+        assert torch.equal(seen[0], network.dwconv(x.permute(0, 3, 1, 2)))
+
+
 def test_queries_that_are_watched_are_made_at_once(monkeypatch):
-    monkeypatch.setattr(attention, 'PIECE_BYTES', 1)
+    monkeypatch.setattr(tokens, 'PIECE_BYTES', 1)
     attn = PaCaAttention(24, 3, 0)
     seen: list[tuple[int, ...]] = []
     attn.q.register_forward_hook(lambda _, args, out: seen.append(tuple(out.shape)))
@@ -397,7 +410,7 @@ def test_the_switch_makes_every_layer_be_called(name, grad, whole, called):
 @pytest.mark.parametrize(('value', 'plain'), [('1', True), ('0', False), ('', False)])
 @pytest.mark.slow
 def test_the_switch_is_read_from_the_environment(value, plain):
-    code = 'from paca_mm.models.common import fast_paths; print(fast_paths.PLAIN)'
+    code = 'from paca_mm.models.common import fast_paths, tokens; print(fast_paths.PLAIN)'
     result = subprocess.run(
         [sys.executable, '-c', code], env={**os.environ, 'PACA_MM_PLAIN': value},
         capture_output=True, text=True, check=True,

@@ -113,6 +113,8 @@ def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path
 
 def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
     side = f'{rows[0].height}x{rows[0].width}'
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, axes = _axes(
         conditions, rows[0], f'Accuracy (published) against time (measured), {side}'
     )
@@ -122,6 +124,7 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
         family = r.name.rpartition('_')[0] if '_' in r.name and '+' not in r.name else r.name
         groups.setdefault(family, []).append(r)
     colours = _colours(dict.fromkeys(r.name for r in rows))
+    several = _PEER in colours.values()
     for i, (family, members) in enumerate(groups.items()):
         members.sort(key=lambda r: r.ms)
         x, y = [r.ms for r in members], [r.accuracy for r in members]
@@ -135,26 +138,28 @@ def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> P
             facecolors='white' if peer else colour, label=None if peer else family, zorder=3,
         )  # fmt: skip
         above = 1 if i % 2 == 0 else -1
-        for r in members if not peer else ():
+        for r in members if not several else ():
             axes.annotate(
                 r.name[len(family) + 1 :], (r.ms, r.accuracy), (0, above * _radius(r)),
                 textcoords='offset points', fontsize=9, color=colour, ha='center',
                 va='bottom' if above > 0 else 'top',
             )  # fmt: skip
-    figure.legend(frameon=False, loc='outside right upper', markerscale=0.8, fontsize=9)
+    if not several:  # where there are, the names are written out
+        figure.legend(frameon=False, loc='outside right upper', markerscale=0.8, fontsize=9)
     axes.set(xlabel='milliseconds (bar: 10th to 90th percentile; area: parameters)',
              ylabel='ImageNet top-1, %')  # fmt: skip
     times = [r.ms for r in rows]
     if max(times) > 6 * min(times):  # phones and servers in one plot
         axes.set_xscale('log')
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.xaxis.set_major_formatter('{x:g}')
-        axes.xaxis.set_minor_formatter('{x:g}')
-        axes.tick_params(axis='x', which='minor', labelsize=7)
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(0, None)
     scores = [r.accuracy for r in rows if r.accuracy]
     axes.set_ylim(min(scores) - 1, max(scores) + 0.7)  # a tenth of a point is not to look large
-    _name_peers(figure, axes, [r for r in rows if colours[r.name] == _PEER])
+    if several:
+        _name_all(figure, axes, rows, colours)
     return _store(figure, file)
 
 
@@ -163,17 +168,42 @@ def _radius(r: Row) -> float:
     return 4 + (r.params_m / 2) ** 0.5
 
 
-def _name_peers(figure: Any, axes: Any, peers: Sequence[Row]) -> None:
-    """Write their names on the right of their circles, each below those that stand too near."""
+def _name_all(figure: Any, axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    """Write every name beside its circle, where it hides no other name or circle; ours come first."""
     figure.draw_without_rendering()  # settles where the axes are
-    placed: list[tuple[float, float]] = []
-    for r in sorted(peers, key=lambda r: -(r.accuracy or 0)):
-        x, own = axes.transData.transform((r.ms, r.accuracy)) * 72 / figure.dpi
-        y = min([own, *(other - 7 for at, other in placed if abs(at - x) < 55)])
-        placed.append((x, y))
+    at = {r.name: axes.transData.transform((r.ms, r.accuracy)) * 72 / figure.dpi for r in rows}
+    taken = []  # left, bottom, right, top, in points
+    for r in rows:
+        (x, y), half = at[r.name], (r.params_m / 2) ** 0.5
+        taken.append((x - half, y - half, x + half, y + half))
+
+    def hidden(box: tuple[float, ...]) -> float:
+        """The area that a name there would share with what is placed, and be outside of the axes."""
+        edge = axes.bbox.transformed(figure.dpi_scale_trans.inverted()).extents * 72
+        outside = max(box[2] - edge[2], 0) + max(edge[0] - box[0], 0)
+        return outside * 10 + sum(
+            max(min(box[2], o[2]) - max(box[0], o[0]), 0)
+            * max(min(box[3], o[3]) - max(box[1], o[1]), 0)
+            for o in taken
+        )
+
+    for r in sorted(rows, key=lambda r: (colours[r.name] == _PEER, -(r.accuracy or 0))):
+        peer = colours[r.name] == _PEER
+        size = 6.5 if peer else 8.5
+        width, away = len(r.name) * size * 0.58, _radius(r)
+        x, y = at[r.name]
+        places = {}
+        for dy in (0, away, -away, 1.6 * away, -1.6 * away):
+            for left in (x + away, x - away - width, x - width / 2):
+                if dy or left != x - width / 2:
+                    box = (left, y + dy - size / 2, left + width, y + dy + size / 2)
+                    places[box] = hidden(box)
+        box = min(places, key=places.__getitem__)  # the first of the best
+        taken.append(box)
         axes.annotate(
-            r.name, (r.ms, r.accuracy), (_radius(r), y - own), textcoords='offset points',
-            fontsize=6.5, color='#6d6d6d', ha='left', va='center',
+            r.name, (r.ms, r.accuracy), (box[0] - x, (box[1] + box[3]) / 2 - y),
+            textcoords='offset points', fontsize=size, ha='left', va='center',
+            color='#6d6d6d' if peer else colours[r.name],
         )  # fmt: skip
 
 

@@ -11,13 +11,11 @@ from torch import Tensor
 from paca_mm.errors import UserError
 from paca_mm.families import load_member
 
+from ..common import tokens
 from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
 from ..common.tokens import add_product
 from .clustering import assign, pool
 from .downsample import layer_norm
-
-#: Bytes that the queries of a piece take where the patches of a large image are taken in turn.
-PIECE_BYTES = 8 * 2**20
 
 
 class PaCaAttention(nn.Module):
@@ -116,8 +114,8 @@ class PaCaAttention(nn.Module):
         # What is hooked or replaced is called once; half precision would round each piece.
         if not are_plain_layers(self.q) or patches.dtype not in (torch.float32, torch.float64):
             return max(len(patches), 1), length
-        images = max(PIECE_BYTES // (length * token), 1)
-        return images, length if images > 1 else max(PIECE_BYTES // token, 1)
+        images = max(tokens.PIECE_BYTES // (length * token), 1)
+        return images, length if images > 1 else max(tokens.PIECE_BYTES // token, 1)
 
     def _clusters(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What keys and values are made of, (B, M, C), and the assignment."""

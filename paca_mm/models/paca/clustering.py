@@ -14,6 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common import tokens
+from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
 from ..common.pointwise import pointwise
 from ..common.precision import without_autocast
 from ..common.tokens import as_image, as_tokens
@@ -30,7 +32,18 @@ class ConvClustering(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> scores (B, N, M)."""
-        x = as_tokens(F.gelu(self.dwconv(as_image(x))))
+        h = self.dwconv(as_image(x))
+        layers = self.dwconv, self.pwconv, self.to_clusters
+        if torch.is_grad_enabled() or not (runs_eagerly_on_cpu(x) and are_plain_layers(*layers)):
+            return self._scores(as_tokens(F.gelu(h)))
+        h = as_tokens(torch.ops.aten.gelu_(h))
+        rows = max(tokens.PIECE_BYTES // (h.shape[2] * h.shape[3] * h.element_size()), 1)
+        if rows >= h.shape[1]:
+            return self._scores(h)
+        return torch.cat([self._scores(some) for some in h.split(rows, 1)], 1)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(B, h, W, C) -> (B, h * W, M)."""
         x = F.gelu(pointwise(self.pwconv, x))
         return pointwise(self.to_clusters, x).flatten(1, 2)
 

@@ -21,15 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common import tokens
 from ..common.fast_paths import are_plain_layers, runs_eagerly_on_cpu
 from ..common.tokens import add_product, as_image, as_tokens
 
 if TYPE_CHECKING:
     from .ffn import ConvFFN
-
-#: Bytes that a piece of the hidden map takes, unless 64 channels are more: of :data:`FEWEST_ROWS`, or of
-#: one image for a backward pass.
-PIECE_BYTES = 8 * 2**20
 
 #: A band of rows has as many at least, because the one above and the one below are computed with it.
 FEWEST_ROWS = 16
@@ -104,8 +101,8 @@ def cut(x: Tensor, hidden: int) -> tuple[int, list[slice]]:
     """How many images to take at a time, and which of the hidden channels."""
     _keep_freed_memory()
     position = x.shape[1] * x.shape[2] * x.element_size()  # one channel of one image
-    images = max(min(PIECE_BYTES // (128 * position), len(x)), 1)
-    channels = max(PIECE_BYTES // (images * position), 64)
+    images = max(min(tokens.PIECE_BYTES // (128 * position), len(x)), 1)
+    channels = max(tokens.PIECE_BYTES // (images * position), 64)
     count = -(-hidden // channels)
     channels = -(-hidden // (16 * count)) * 16
     return images, [slice(i, min(i + channels, hidden)) for i in range(0, hidden, channels)]
@@ -120,7 +117,7 @@ def bands(x: Tensor) -> list[tuple[slice, slice, slice]]:
         where the first are among the second.
     """
     height, width = x.shape[1:3]
-    rows = max(PIECE_BYTES // (128 * width * x.element_size()), FEWEST_ROWS)
+    rows = max(tokens.PIECE_BYTES // (128 * width * x.element_size()), FEWEST_ROWS)
     found = []
     for start in range(0, height, rows):
         stop = min(start + rows, height)
