@@ -40,7 +40,11 @@ class ConvClustering(nn.Module):
         rows = max(tokens.PIECE_BYTES // (h.shape[2] * h.shape[3] * h.element_size()), 1)
         if rows >= h.shape[1]:
             return self._scores(h)
-        return torch.cat([self._scores(some) for some in h.split(rows, 1)], 1)
+        scores = h.new_empty(len(h), h.shape[1] * h.shape[2], len(self.to_clusters.weight))
+        parts = scores.split(rows * h.shape[2], 1)
+        for part, some in zip(parts, h.split(rows, 1), strict=True):
+            part.copy_(self._scores(some))
+        return scores
 
     def _scores(self, x: Tensor) -> Tensor:
         """(B, h, W, C) -> (B, h * W, M)."""
