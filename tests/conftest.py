@@ -11,3 +11,5 @@ def _fresh():
 
     forget_runs()
     torch.manual_seed(0)
+    yield
+    forget_runs()  # a fixture of a module is made before this one of its first test

@@ -45,7 +45,6 @@ norm.momentum = 1.0
 norm(sizes)
 torch.testing.assert_close(norm.running_mean, values.mean(1))
 torch.testing.assert_close(norm.running_var, values.var(1))
-dist.destroy_process_group()
 """
 
 #: The Runner's usual conversion, ``sync_bn='torch'``, and DDP, whose gradients are averages.

@@ -104,7 +104,7 @@ def test_the_embedded_dataset_takes_fewer_candidates():
     train, test = cfg.model.train_cfg, cfg.model.test_cfg
     assert (train.rpn_proposal.nms_pre, train.rpn_proposal.max_per_img) == (500, 200)
     assert (test.rpn.nms_pre, test.rpn.max_per_img, test.rcnn.max_per_img) == (500, 200, 100)
-    assert (train.rcnn.sampler.num, train.rpn.sampler.num) == (32, 256)
+    assert (train.rcnn.sampler.num, train.rpn.sampler.num) == (16, 256)
 
     stages = load_config('configs/det/mask_rcnn_paca.py')
     stages.model.train_cfg.rcnn = [stages.model.train_cfg.rcnn] * 2  # as in a Cascade R-CNN
