@@ -109,7 +109,7 @@ def test_the_embedded_dataset_takes_fewer_candidates():
     stages = load_config('configs/det/mask_rcnn_paca.py')
     stages.model.train_cfg.rcnn = [stages.model.train_cfg.rcnn] * 2  # as in a Cascade R-CNN
     use_shapes(stages)
-    assert [stage.sampler.num for stage in stages.model.train_cfg.rcnn] == [32, 32]
+    assert [stage.sampler.num for stage in stages.model.train_cfg.rcnn] == [16, 16]
 
     one_stage = load_config('configs/det/mask_rcnn_paca.py')
     one_stage.model.update(train_cfg=None, test_cfg=dict(nms_pre=1000, nms=dict(type='nms')))
