@@ -142,9 +142,9 @@ def test_maps_that_are_watched_stay_what_they_were(monkeypatch):
     with torch.no_grad():
         expected = network(x)
         seen: list[Tensor] = []
-        network.dwconv.register_forward_hook(lambda _, args, out: seen.append(out))
+        hook = network.dwconv.register_forward_hook(lambda _, args, out: seen.append(out))
         torch.testing.assert_close(network(x), expected)
-        network.dwconv._forward_hooks.clear()
+        hook.remove()
         assert torch.equal(seen[0], network.dwconv(x.permute(0, 3, 1, 2)))
 
 
@@ -410,7 +410,7 @@ def test_the_switch_makes_every_layer_be_called(name, grad, whole, called):
 @pytest.mark.parametrize(('value', 'plain'), [('1', True), ('0', False), ('', False)])
 @pytest.mark.slow
 def test_the_switch_is_read_from_the_environment(value, plain):
-    code = 'from paca_mm.models.common import fast_paths, tokens; print(fast_paths.PLAIN)'
+    code = 'from paca_mm.models.common import fast_paths; print(fast_paths.PLAIN)'
     result = subprocess.run(
         [sys.executable, '-c', code], env={**os.environ, 'PACA_MM_PLAIN': value},
         capture_output=True, text=True, check=True,

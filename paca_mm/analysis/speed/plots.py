@@ -112,9 +112,9 @@ def _plot_sizes(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path
 
 
 def _plot_accuracy(rows: Sequence[Row], conditions: Conditions, file: Path) -> Path:
-    side = f'{rows[0].height}x{rows[0].width}'
     from matplotlib.ticker import LogLocator, NullLocator
 
+    side = f'{rows[0].height}x{rows[0].width}'
     figure, axes = _axes(
         conditions, rows[0], f'Accuracy (published) against time (measured), {side}'
     )
@@ -171,6 +171,7 @@ def _radius(r: Row) -> float:
 def _name_all(figure: Any, axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
     """Write every name beside its circle, where it hides no other name or circle; ours come first."""
     figure.draw_without_rendering()  # settles where the axes are
+    left, _, right, _ = axes.bbox.transformed(figure.dpi_scale_trans.inverted()).extents * 72
     at = {r.name: axes.transData.transform((r.ms, r.accuracy)) * 72 / figure.dpi for r in rows}
     taken = []  # left, bottom, right, top, in points
     for r in rows:
@@ -179,8 +180,7 @@ def _name_all(figure: Any, axes: Any, rows: Sequence[Row], colours: dict[str, st
 
     def hidden(box: tuple[float, ...]) -> float:
         """The area that a name there would share with what is placed, and be outside of the axes."""
-        edge = axes.bbox.transformed(figure.dpi_scale_trans.inverted()).extents * 72
-        outside = max(box[2] - edge[2], 0) + max(edge[0] - box[0], 0)
+        outside = max(box[2] - right, 0) + max(left - box[0], 0)
         return outside * 10 + sum(
             max(min(box[2], o[2]) - max(box[0], o[0]), 0)
             * max(min(box[3], o[3]) - max(box[1], o[1]), 0)
@@ -192,16 +192,16 @@ def _name_all(figure: Any, axes: Any, rows: Sequence[Row], colours: dict[str, st
         size = 6.5 if peer else 8.5
         width, away = len(r.name) * size * 0.58, _radius(r)
         x, y = at[r.name]
-        places = {}
-        for dy in (0, away, -away, 1.6 * away, -1.6 * away):
-            for left in (x + away, x - away - width, x - width / 2):
-                if dy or left != x - width / 2:
-                    box = (left, y + dy - size / 2, left + width, y + dy + size / 2)
-                    places[box] = hidden(box)
-        box = min(places, key=places.__getitem__)  # the first of the best
+        beside = (away, -away - width)
+        places = [(dx, 0.0) for dx in beside]
+        places += [(dx, dy * away) for dy in (1, -1, 1.6, -1.6) for dx in (*beside, -width / 2)]
+        boxes = [
+            (x + dx, y + dy - size / 2, x + dx + width, y + dy + size / 2) for dx, dy in places
+        ]
+        box, (dx, dy) = min(zip(boxes, places, strict=True), key=lambda b: hidden(b[0]))
         taken.append(box)
         axes.annotate(
-            r.name, (r.ms, r.accuracy), (box[0] - x, (box[1] + box[3]) / 2 - y),
+            r.name, (r.ms, r.accuracy), (dx, dy),
             textcoords='offset points', fontsize=size, ha='left', va='center',
             color='#6d6d6d' if peer else colours[r.name],
         )  # fmt: skip

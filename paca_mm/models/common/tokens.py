@@ -8,7 +8,7 @@ convolutions read its permuted view: nothing is ever copied between two layouts.
 from torch import Tensor
 
 #: Bytes of a piece where a large map is made in pieces, on a CPU: memory that stays in the cache.
-#: 8 MiB was the best of 1 to 16.
+#: 8 MiB was the best of 1 to 16 for the feed-forward network.
 PIECE_BYTES = 8 * 2**20
 
 

@@ -61,9 +61,8 @@ def add_to(network: ConvFFN, out: Tensor, norm: Callable[[Tensor], Tensor]) -> N
     Of a large image only a band of rows is normalised at a time.
     """
     parameters = _parameters(network)
-    images, _ = cut(out, len(parameters[0]))
     in_bands = bands(out)
-    if images > 1 or len(in_bands) == 1:
+    if len(in_bands) == 1:  # several images at a time, where they are small
         x = norm(out)
         out += parameters[-1]
         _add(out, x, parameters)
@@ -156,9 +155,9 @@ def _add(
     """``out += network(x)`` but for the bias of fc2.
 
     Args:
-        inner: The rows of the network's answer that ``out`` has, if not all.
         kept: Where to put the hidden map of each piece, before and after the depthwise convolution;
             of all rows.
+        inner: The rows of the network's answer that ``out`` has, if not all.
     """
     w1, b1, kernel, bias, w2, _ = parameters
     kernel = with_shortcut(kernel)
