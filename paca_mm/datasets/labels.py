@@ -1,7 +1,6 @@
 """Whether the masks of a segmentation dataset fit its classes, and what to change if they do not."""
 
 import os
-import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +10,7 @@ from PIL import Image
 
 from paca_mm.errors import UserError, some_of
 
-from .images import SUFFIXES, fault_of
-
-#: The EXIF tag of an image's orientation; from 5 on, its sides are swapped when it is read.
-_ORIENTATION = 0x0112
+from .images import SUFFIXES, a_sample, fault_of, size_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def check_masks(
         UserError: A mask is missing, torn, not of one channel or not of its image's size; it holds
             a number that is no class; the numbers show that ``reduce_zero_label`` is wrong.
     """
-    looked_at = pairs if len(pairs) <= sample else random.Random(0).sample(list(pairs), sample)
+    looked_at = a_sample(pairs, sample)
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(_numbers_of, looked_at))
     found = sorted(set().union(*numbers))
@@ -162,17 +158,6 @@ def _numbers_of(pair: tuple[str, str]) -> set[int]:
             f'{mask} has {numbers.shape[2]} channels: a mask has one, which holds the number of each '
             "pixel's class.\n  to fix it: write the numbers of the classes instead of their colours."
         )
-    if size := _size_of(image):
-        check_size(image, size, mask, numbers.shape)
+    if size := size_of(image):
+        check_size(image, (size.height, size.width), mask, numbers.shape)
     return set(np.unique(numbers).tolist())
-
-
-def _size_of(image: str) -> tuple[int, int] | None:
-    """Height and width of an image as it is read; None if it is too large for Pillow, or unknown."""
-    try:
-        with Image.open(image) as file:
-            width, height = file.size
-            turned = file.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:
-        return None  # the check of the images says what is wrong, if anything is
-    return (width, height) if turned else (height, width)

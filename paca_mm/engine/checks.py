@@ -12,11 +12,13 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from paca_mm.datasets.faults import Fault, raise_fatal
 from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 
 from .data_checks import datasets_of
+from .distributed import is_first_of_machine, say
 from .tasks import Task, task_for
 from .walk import walk, weights_of
 
@@ -42,11 +44,17 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
     if cfg.get('load_from'):
         _check_weights(cfg.load_from, 'load_from' if 'train' in phases else 'the command line')
     for phase in phases:
+        faults: list[Fault] = []
         for dataset, place in datasets_of(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
             if Path(dataset.get('data_root') or '').is_relative_to(DEFAULT_DIR):
                 ensure_shapes(DEFAULT_DIR)
-            task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
-            task.check_dataset(cfg, dataset, place)
+            task.complete_dataset(cfg, dataset)
+            if is_first_of_machine():  # the others would read the same files again
+                faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
+                faults += task.check_dataset(cfg, dataset, place)
+        raise_fatal(faults)
+        for fault in faults:
+            say(f'warning: {fault}')
 
 
 def _check_weights(path: str | None, place: str) -> None:

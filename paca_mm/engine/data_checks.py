@@ -1,16 +1,19 @@
 """What the checks of every task need: the datasets of a config, their paths, classes and images."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from paca_mm.datasets.faults import FIRST, Fault, Offender
 from paca_mm.datasets.images import broken_images, loader_of
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
+
+from .walk import type_name
 
 #: Images looked at before a run; the others are found when they are read.
 SAMPLE = 2000
@@ -32,21 +35,49 @@ def datasets_of(node: Any, place: str) -> Iterator[tuple[dict, str]]:
             yield from datasets_of(node[key], f'{place}.{key}')
 
 
-def path_in(dataset: dict, path: Any) -> str:
+def path_in(dataset: Mapping, path: Any) -> str:
     """A path of a dataset, below its ``data_root``."""
     return os.path.join(dataset.get('data_root') or '', path if isinstance(path, str) else '')
 
 
-def classes_of(dataset: dict) -> tuple[str, ...] | None:
-    """The classes that a dataset expects: its ``metainfo``, or what its type is known for."""
+def is_remote(dataset: Mapping) -> bool:
+    """Whether its files are read from a server, where nothing can be looked at beforehand."""
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    return backend != 'local' or '://' in str(dataset.get('data_root') or '')
+
+
+def dataset_class(dataset: Mapping) -> Any:
+    """The class of a dataset, or None if nobody registered it."""
+    if not isinstance(dataset['type'], str):
+        return dataset['type']  # a pure-Python config
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(dataset['type'])
+
+
+def is_dataset(dataset: Mapping, *bases: type) -> bool:
+    """Whether a dataset is of a class of its host, or of one derived from it."""
+    cls = dataset_class(dataset)
+    return isinstance(cls, type) and issubclass(cls, bases)
+
+
+def classes_of(dataset: Mapping, place: str) -> tuple[str, ...] | None:
+    """The classes that a dataset expects: its ``metainfo``, or what its type is known for.
+
+    Raises:
+        UserError: They are one text that is no file, which the hosts take letter by letter.
+    """
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(dataset['type'])
-        classes = getattr(cls, 'METAINFO', {}).get('classes')
-    if isinstance(classes, str):
-        return tuple(Path(classes).read_text().split()) if os.path.isfile(classes) else (classes,)
-    return tuple(classes) if classes else None
+        classes = getattr(dataset_class(dataset), 'METAINFO', {}).get('classes')
+    if not isinstance(classes, str):
+        return tuple(classes) if classes else None
+    if os.path.isfile(classes):  # a name on every line, as mmengine reads it
+        return tuple(Path(classes).read_text('utf-8').rstrip('\n').splitlines())
+    raise UserError(
+        f'{place}.metainfo has classes={classes!r}, which is a text and not the name of a file: it '
+        f'would be taken letter by letter.\n  to fix it: for one class, classes=({classes!r},) with '
+        'the comma; for a file with a class on every line, the right path.'
+    )
 
 
 class Head(NamedTuple):
@@ -54,66 +85,110 @@ class Head(NamedTuple):
 
     Attributes:
         place: Where it stands in the model, ``'roi_head.bbox_head'``.
-        type: What it is.
+        type: What it is called.
         num_classes: Its class count.
+        node: Its settings.
     """
 
     place: str
     type: str
     num_classes: int
+    node: dict
 
 
-def heads_of(cfg: Config) -> list[Head]:
-    """The parts of a model that have a class count."""
+def heads_of(model: Any) -> list[Head]:
+    """All parts of a model that have a class count."""
 
     def below(node: Any, place: str) -> Iterator[Head]:
         if isinstance(node, dict) and isinstance(node.get('num_classes'), int):
-            yield Head(place or 'model', node.get('type', 'model'), node['num_classes'])
+            yield Head(place or 'model', type_name(node) or 'model', node['num_classes'], node)
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
             if isinstance(child, (dict, list, tuple)):
                 yield from below(child, f'{place}.{name}'.lstrip('.'))
 
     # A data preprocessor counts classes as well; a head explains a mistake better.
-    found = below(cfg.get('model') or {}, '')
+    found = below(model or {}, '')
     return sorted(found, key=lambda head: head.place.startswith('data_preprocessor'))
 
 
-def check_num_classes(cfg: Config, classes: Sequence[str], place: str) -> None:
-    """Every head has as many classes as the dataset."""
-    for head in heads_of(cfg):
-        if head.num_classes != len(classes):
+def check_num_classes(
+    heads: Iterable[Head], classes: Sequence[str], place: str, others: Sequence[int] = ()
+) -> None:
+    """Every head has as many classes as the dataset.
+
+    Args:
+        heads: The heads that learn the classes of the dataset.
+        classes: The classes of the dataset.
+        place: Where the dataset stands in the config.
+        others: Counts that are right as well: of the things of a panoptic dataset, say.
+
+    Raises:
+        UserError: One has not.
+    """
+    for head in heads:
+        if head.num_classes != len(classes) and head.num_classes not in others:
             raise UserError(
                 f'{head.type} has num_classes={head.num_classes}, but the dataset of '
                 f'{place.partition(".")[0]} has {len(classes)} classes ({some_of(classes)}).\n'
-                f'  to fix it: num_classes={len(classes)} in every head of the model, or the data '
-                'that the model was made for.'
+                f'  to fix it: num_classes={len(classes)} in model.{head.place} and in every other '
+                'head of the model, or the data that the model was made for.'
             )
 
 
-def is_dataset(dataset: dict, base: type) -> bool:
-    """Whether a dataset is of a class of its host, or of one derived from it."""
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(dataset['type'])
-    return isinstance(cls, type) and issubclass(cls, base)
-
-
-def made_lazily(dataset: dict) -> Any:
+def made_lazily(dataset: Mapping) -> Any:
     """The dataset as its host makes it, without reading its files."""
     return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
-def check_images(files: Sequence[str], dataset: dict, place: str) -> None:
-    """A sample of a dataset's own files can be read.
-
-    Raises:
-        UserError: Some cannot; the message names them.
-    """
+def check_images(files: Sequence[str], dataset: Mapping, place: str) -> Iterator[Fault]:
+    """A sample of a dataset's own files can be read: the fault of those that cannot."""
     loader = loader_of(dataset.get('pipeline') or [])
     if broken := broken_images(files, sample=SAMPLE, loader=loader):
-        lines = '\n  '.join(broken)
-        raise UserError(
-            f'images of {place.partition(".")[0]} cannot be read:\n  {lines}\n'
-            '  to fix it: fetch these files again, or remove them and their annotations.'
+        yield Fault(
+            'unreadable-image',
+            f'images of {place.partition(".")[0]}',
+            f'cannot be read: {len(broken)} of {min(len(files), SAMPLE)} that were looked at.',
+            'fetch these files again, or remove them and their annotations.',
+            count=len(broken),
+            first=tuple(Offender(line, image=line.partition(' ')[0]) for line in broken),
+        )
+
+
+def absent_among(files: Iterable[str]) -> list[str]:
+    """Those that are not there. A folder is listed once: asking for each file takes longer."""
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listed[folder]:
+            absent.append(file)
+    return absent
+
+
+def absent_files(files: Sequence[str], where: str, noun: str = 'images') -> Iterator[Fault]:
+    """The fault of files that are named and not there.
+
+    Args:
+        files: All that are named.
+        where: What names them: a file, or the folder that they lie in.
+        noun: What they are.
+    """
+    if absent := absent_among(files):
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in absent])
+        cure = 'fetch them, or remove what names them.'
+        last = os.path.basename(folder)
+        name = os.path.basename(absent[0])
+        if os.path.isfile(os.path.join(os.path.dirname(folder), name)):
+            cure = f'the names begin with {last!r} themselves: leave it out of data_prefix.'
+        yield Fault(
+            f'absent-{noun}',
+            where,
+            f'names {noun} that are not there: {len(absent)} of {len(files)}, looked for in {folder}.',
+            cure,
+            count=len(absent),
+            first=tuple(Offender(os.path.relpath(file, folder)) for file in absent[:FIRST]),
         )
 
 

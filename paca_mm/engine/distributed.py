@@ -58,6 +58,7 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
 
 #: What launchers call the rank and the number of processes of a job.
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
+_LOCAL_RANKS = ('SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID', 'LOCAL_RANK')
 _SIZES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
 
 
@@ -107,6 +108,18 @@ def is_main_process() -> bool:
     """Whether this process is the one that speaks and writes."""
     rank = next((os.environ[key] for key in _RANKS if key in os.environ), '0')
     return int(rank) == 0
+
+
+def is_first_of_machine() -> bool:
+    """Whether this process is the one that looks at the files of its machine."""
+    rank = next((os.environ[key] for key in _LOCAL_RANKS if key in os.environ), '0')
+    return int(rank) == 0
+
+
+def say(text: str) -> None:
+    """Print, from one process of a distributed run."""
+    if is_main_process():
+        print(text, flush=True)
 
 
 def device() -> torch.device:

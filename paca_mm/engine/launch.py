@@ -20,7 +20,7 @@ from paca_mm.paths import assets_root
 
 from .checks import check_config
 from .config import load_config
-from .distributed import has_accelerator, is_main_process, prepare_cpu
+from .distributed import has_accelerator, prepare_cpu, say
 from .loading import naming_files
 from .runner import SafeRunner
 from .tasks import Task, task_for
@@ -108,12 +108,6 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
     return metrics
-
-
-def say(text: str) -> None:
-    """Print, from one process of a distributed run."""
-    if is_main_process():
-        print(text, flush=True)
 
 
 def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, Task]:

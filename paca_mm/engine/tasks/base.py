@@ -1,14 +1,17 @@
 """What the machinery asks a task."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
+from paca_mm.datasets.faults import Fault
 from paca_mm.errors import UserError, some_of
+
+from ..data_checks import Head, heads_of
 
 
 class Task:
@@ -37,7 +40,14 @@ class Task:
     #: The host's evaluator that keeps all predictions in a pickle file.
     dump_type: ClassVar[str] = 'DumpResults'
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
+    def heads(self, model: Any) -> list[Head]:
+        """The parts of a model's settings whose class count must be the dataset's."""
+        return heads_of(model)
+
+    def complete_dataset(self, cfg: Config, dataset: dict) -> None:
+        """Fill in, in place, what steps of a dataset's pipeline want to know of its classes."""
+
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
         """Check the files of one dataset, and the model's heads against its classes.
 
         Args:
@@ -45,13 +55,17 @@ class Task:
             dataset: Settings of a dataset that wraps no other.
             place: Where it stands, ``'train_dataloader.dataset'`` say.
 
+        Yields:
+            What is wrong with the data.
+
         Raises:
-            UserError: Something is missing or does not fit; the message names it and the cure.
+            UserError: Something is missing or does not fit, so that there is nothing to look at.
         """
         raise NotImplementedError
 
-    def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> None:
+    def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
         """Check the files that an evaluator names; see :meth:`check_dataset`."""
+        yield from ()
 
     def suit_shapes(self, model: Any) -> None:
         """Suit what a model does in training to the embedded dataset, in place; see ``use_shapes``."""

@@ -1,26 +1,31 @@
 """Image classification, by mmpretrain."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from paca_mm.datasets.images import images_in
+from paca_mm.datasets.faults import FIRST, Fault, Offender
+from paca_mm.datasets.images import a_sample, images_in, loader_of, sizes_of, too_deep
 from paca_mm.datasets.shapes import CLASSES
 from paca_mm.errors import UserError, some_of
 
 from ..data_checks import (
+    SAMPLE,
+    absent_files,
     check_images,
     check_levels,
     check_num_classes,
     datasets_of,
     heads_of,
     is_dataset,
+    is_remote,
     made_lazily,
     path_in,
 )
+from ..walk import type_name
 from .base import Task, named
 
 
@@ -36,8 +41,10 @@ class Classification(Task):
     headline = 'accuracy/top1'
     demo_goal = 90.0
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
         check_levels(cfg)
+        if is_remote(dataset):
+            return
         try:
             from mmpretrain.datasets import CustomDataset
         except ImportError:
@@ -54,7 +61,7 @@ class Classification(Task):
         if made.ann_file:  # ImageNet's is found beside the folders where there is one
             self.require_path(made.ann_file, 'list of labels', f'{place}.ann_file', dataset)
             if made.CLASSES:
-                check_num_classes(cfg, made.CLASSES, place)
+                check_num_classes(heads_of(cfg.model), made.CLASSES, place)
         elif made.with_label:
             _check_class_folders(cfg, made, dataset, place)
         try:
@@ -75,7 +82,13 @@ class Classification(Task):
         )
         if place == 'train_dataloader.dataset':  # unwrapped, so these are all
             _check_batch(cfg.train_dataloader, len(files), folder)
-        check_images([file['img_path'] for file in files], dataset, place)
+        paths = [file['img_path'] for file in files]
+        if absent := [*absent_files(paths, made.ann_file or folder)]:
+            yield from absent
+            return
+        yield from check_images(paths, dataset, place)
+        yield from _check_depth(paths, dataset, place)
+        yield from _check_crop(paths, dataset, place)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
@@ -98,6 +111,61 @@ class Classification(Task):
         return DataSample(metainfo=dict(meta)).set_gt_label(0)
 
 
+def _check_depth(files: Sequence[str], dataset: dict, place: str) -> Iterator[Fault]:
+    """16-bit images, which Pillow makes white: it cuts every number at 255."""
+    if loader_of(dataset.get('pipeline') or []) != 'pillow':
+        return
+    looked_at = a_sample(files, SAMPLE)
+    if deep := too_deep(looked_at):
+        yield Fault(
+            'deep-image',
+            f'images of {place.partition(".")[0]}',
+            f'have more than 8 bits a pixel: {len(deep)} of {len(looked_at)} that were looked at. '
+            'Pillow, which decodes them, makes all that is above 255 white.',
+            "imdecode_backend='cv2' in LoadImageFromFile (it keeps the upper 8 bits), or convert them "
+            'to 8 bits.',
+            count=len(deep),
+            first=tuple(Offender(path, path) for path in deep[:FIRST]),
+        )
+
+
+def _check_crop(files: Sequence[str], dataset: dict, place: str) -> Iterator[Fault]:
+    """Images smaller than the crop that is taken of them as they are."""
+    crop = _crop_of_whole_images(dataset.get('pipeline') or [])
+    if crop is None:
+        return
+    looked_at = a_sample(files, SAMPLE)
+    small = [
+        Offender(f'{path}: {size.width} x {size.height}', path)
+        for path, size in zip(looked_at, sizes_of(looked_at), strict=True)
+        if size and (size.width < crop[0] or size.height < crop[1])
+    ]
+    if small:
+        yield Fault(
+            'smaller-than-crop',
+            f'images of {place.partition(".")[0]}',
+            f'are smaller than the crop of {crop[0]} x {crop[1]}: {len(small)} of {len(looked_at)} '
+            'that were looked at. The crops of a batch would not have one size.',
+            'a smaller crop_size, or ResizeEdge(scale=...) before it.',
+            count=len(small),
+            first=tuple(small[:FIRST]),
+        )
+
+
+def _crop_of_whole_images(pipeline: Sequence[Any]) -> tuple[int, int] | None:
+    """Width and height of a crop that no step before it makes sure of; None without one."""
+    for step in pipeline:
+        name = type_name(step)
+        if 'Resize' in name or 'Pad' in name:
+            return None
+        if name in ('RandomCrop', 'CenterCrop') and not (
+            step.get('padding') or step.get('pad_if_needed') or step.get('auto_pad')
+        ):
+            crop = step.get('crop_size')
+            return (crop, crop) if isinstance(crop, int) else tuple(crop)
+    return None
+
+
 def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> None:
     """One folder a class: as many as the head has, and the same for training and validation."""
     folder = made.img_prefix
@@ -111,10 +179,10 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
             f'{folder}/<class>/<image>.\n  to fix it: move the images into class folders (for '
             "ImageNet's validation set, the class of each image is in its ground-truth list)."
         )
-    check_num_classes(cfg, names, place)
+    check_num_classes(heads_of(cfg.model), names, place)
     if made.CLASSES and len(made.CLASSES) != len(names):
         raise UserError(
-            f'{folder} has {len(names)} class folders ({some_of(names)}), but {dataset["type"]} is to '
+            f'{folder} has {len(names)} class folders ({some_of(names)}), but {type_name(dataset)} is to '
             f'have {len(made.CLASSES)} classes.\n  to fix it, for your own classes: '
             "type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
         )
@@ -137,7 +205,7 @@ def _class_folders(folder: str) -> list[str]:
 
 def _check_labels_of(cfg: Config, labels: set[int], ann_file: str) -> None:
     """A list of labels against the heads; folders have been counted."""
-    for head in heads_of(cfg):
+    for head in heads_of(cfg.model):
         if wrong := sorted(label for label in labels if not 0 <= label < head.num_classes):
             raise UserError(
                 f'{ann_file} holds the class {some_of(wrong)}, but {head.type} has num_classes='

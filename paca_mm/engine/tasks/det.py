@@ -1,9 +1,5 @@
 """Detection and instance segmentation, by mmdetection."""
 
-import json
-import mmap
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,18 +9,12 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
+from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.shapes import CLASSES
-from paca_mm.errors import UserError, some_of
 
-from ..data_checks import (
-    as_python,
-    check_images,
-    check_num_classes,
-    classes_of,
-    heads_of,
-    path_in,
-)
+from ..data_checks import Head, heads_of, is_remote
 from ..walk import walk
+from . import det_data
 from .base import Task, named
 
 
@@ -41,32 +31,26 @@ class Detection(Task):
     demo_goal = 0.5
     dump_type = 'DumpDetResults'
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
-        ann_file = path_in(dataset, dataset.get('ann_file', ''))
-        images = path_in(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
-        self.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
-        self.require_path(images, 'image folder', f'{place}.data_prefix.img', dataset)
-        classes = classes_of(dataset)
-        categories = _categories(ann_file)
-        if classes is not None:
-            heads = ' and '.join(head.place for head in heads_of(cfg))
-            absent = [name for name in classes if name not in categories]
-            if absent:
-                raise UserError(
-                    f'{ann_file} annotates {len(categories)} classes ({some_of(categories)}), but the '
-                    f'config expects {len(classes)}, and {len(absent)} of them are not in the file '
-                    f'({some_of(absent)}).\n'
-                    '  to fix it, for your own classes:\n'
-                    f'    metainfo=dict(classes={as_python(categories)}) in each dataset, and\n'
-                    f'    num_classes={len(categories)} in {heads}.'
-                )
-        check_num_classes(cfg, classes or categories, place)
-        check_images(_images_named(ann_file, images), dataset, place)
+    def heads(self, model: Any) -> list[Head]:
+        """Not the RPN, which tells objects from background, and not a semantic head, whose labels are
+        those of stuff.
+        """
+        return [
+            head
+            for head in heads_of(model)
+            if not head.place.startswith(('backbone', 'neck'))
+            and not any(part in head.place for part in ('rpn_head', 'semantic_head'))
+            and 'Semantic' not in head.type
+        ]
 
-    def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> None:
-        for evaluator in walk(cfg.get(place)):
-            if evaluator.get('ann_file'):
-                self.require_path(evaluator['ann_file'], 'annotation file', place, dataset)
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+        if is_remote(dataset):
+            return
+        kind = det_data.kind_of(dataset)
+        yield from det_data.CHECKS[kind](self, cfg, dataset, place)
+
+    def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
+        yield from det_data.check_evaluators(self, cfg, place, dataset)
 
     def suit_shapes(self, model: Any) -> None:
         """Fewer candidates: for a handful of shapes on 128 x 128 pixels, the thousands that are right
@@ -144,32 +128,3 @@ def _run_lengths(mask: Tensor) -> dict[str, Any]:
 
     encoded = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
     return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}
-
-
-def _categories(ann_file: str) -> tuple[str, ...]:
-    """The class names of a COCO file, read from their own part of it (the file may be 450 MB)."""
-    try:
-        with open(ann_file, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            begin = text.rfind(b'"categories"')
-            begin = text.find(b'[', begin) if begin >= 0 else -1
-            if begin < 0:
-                raise ValueError('it has no "categories"')
-            part = text[begin : begin + 8_000_000].decode('utf-8', 'replace')
-        categories = json.JSONDecoder().raw_decode(part)[0]
-        return tuple(category['name'] for category in categories)
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(
-            f'{ann_file} is no COCO annotation file, or a torn one ({e}): it must be JSON with '
-            'images, annotations and categories.'
-        ) from e
-
-
-def _images_named(ann_file: str, folder: str) -> list[str]:
-    """The files that a COCO file names, as far as they are there; other files are nobody's."""
-    with open(ann_file, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        names = {json.loads(m[1]) for m in re.finditer(_FILE_NAME, text)}
-    return [path for name in sorted(names) if os.path.isfile(path := os.path.join(folder, name))]
-
-
-#: A file's name and its text as JSON, in the quotes.
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')

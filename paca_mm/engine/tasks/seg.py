@@ -1,11 +1,13 @@
 """Semantic segmentation, by mmsegmentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
+from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.images import images_in
 from paca_mm.datasets.labels import Labelling, check_masks
 from paca_mm.datasets.shapes import SEG_CLASSES
@@ -13,15 +15,20 @@ from paca_mm.errors import UserError, some_of
 
 from .. import data_checks
 from ..data_checks import (
+    Head,
+    absent_files,
     check_images,
     check_levels,
     check_num_classes,
     classes_of,
     heads_of,
     is_dataset,
+    is_remote,
     made_lazily,
     path_in,
 )
+from ..walk import type_name
+from . import seg_data
 from .base import Task, named
 
 
@@ -37,36 +44,79 @@ class Segmentation(Task):
     headline = 'mIoU'
     demo_goal = 60.0
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> None:
+    def heads(self, model: Any) -> list[Head]:
+        """Not an auxiliary head that makes labels of its own, of boundaries say."""
+        return [
+            head
+            for head in heads_of(model)
+            if not head.place.startswith(('backbone', 'neck'))
+            and not (head.place.startswith('auxiliary_head') and _has_own_labels(head.node))
+        ]
+
+    def complete_dataset(self, cfg: Config, dataset: dict) -> None:
+        """Tell ``paca_mm.CheckLabels`` the number of classes and what stands for "no label"."""
+        num_classes = self._num_classes(cfg, dataset)
+        for step in dataset.get('pipeline') or []:
+            if num_classes and type_name(step) == 'CheckLabels':
+                step.setdefault('num_classes', num_classes)
+                step.setdefault('ignore_index', dataset.get('ignore_index', 255))
+
+    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
         check_levels(cfg)
+        if is_remote(dataset):
+            return
         prefix = dataset.get('data_prefix') or {}
         images = path_in(dataset, prefix.get('img_path', ''))
-        masks = path_in(dataset, prefix.get('seg_map_path', ''))
+        masks = path_in(dataset, prefix.get('seg_map_path') or '')
         self.require_path(images, 'image folder', f'{place}.data_prefix.img_path', dataset)
-        self.require_path(masks, 'mask folder', f'{place}.data_prefix.seg_map_path', dataset)
-        classes = classes_of(dataset)
+        if prefix.get('seg_map_path') is not None:
+            self.require_path(masks, 'mask folder', f'{place}.data_prefix.seg_map_path', dataset)
+        if dataset.get('ann_file'):
+            listed = path_in(dataset, dataset['ann_file'])
+            self.require_path(listed, 'list of images', f'{place}.ann_file', dataset)
+        classes = classes_of(dataset, place)
         if classes is not None:
-            check_num_classes(cfg, classes, place)
-        num_classes = _tell_classes(cfg, dataset, classes)
+            check_num_classes(self.heads(cfg.model), classes, place)
         made = _made(dataset, place, classes)
         if made is None:  # a path of the user's own, from files to classes
-            check_images(images_in(images), dataset, place)
+            yield from check_images(images_in(images), dataset, place)
             return
-        files = made.load_data_list()
+        samples = made.load_data_list()
+        files = [sample['img_path'] for sample in samples]
         if not files:
             raise UserError(
                 f'{place.partition(".")[0]} has no images: none in {images} ends in '
                 f'{made.img_suffix!r}.\n  to fix it: img_suffix=... in the dataset (and '
                 f'seg_map_suffix, {made.seg_map_suffix!r} now, for the masks).'
             )
-        check_images([file['img_path'] for file in files], dataset, place)
-        if num_classes:
+        yield from seg_data.overlooked(made, samples, images, place)
+        pairs = [(s['img_path'], s['seg_map_path']) for s in samples if s.get('seg_map_path')]
+        absent = [*absent_files(files, made.ann_file or images, 'images')]
+        if _loads_masks(dataset):
+            absent += absent_files([mask for _, mask in pairs], made.ann_file or masks, 'masks')
+        yield from absent
+        if absent:
+            return
+        yield from check_images(files, dataset, place)
+        yield from seg_data.check_ignore_index(cfg, made.ignore_index, place)
+        yield from seg_data.check_batch(cfg, dataset, files, place)
+        if num_classes := self._num_classes(cfg, dataset):
             check_masks(
-                [(f['img_path'], f['seg_map_path']) for f in files if f.get('seg_map_path')],
+                pairs,
                 Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
                 data_checks.SAMPLE_MASKS,
                 every_class=place.startswith('train'),
             )
+
+    def _num_classes(self, cfg: Config, dataset: dict) -> int:
+        """How many classes the masks have: 0 if that is not known, or the pipeline has a path of the
+        user's own from files to classes.
+        """
+        if not _loads_masks(dataset):
+            return 0
+        classes = classes_of(dataset, 'the dataset')
+        heads = self.heads(cfg.get('model'))
+        return len(classes) if classes else max((head.num_classes for head in heads), default=0)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, interval=1)
@@ -103,22 +153,28 @@ def _made(dataset: dict, place: str, classes: Sequence[str] | None) -> Any | Non
             raise
         raise UserError(
             f'the classes of {place.partition(".")[0]} ({some_of(classes or ())}) are not all among '
-            f'those that {dataset["type"]} is known for.\n'
+            f'those that {type_name(dataset)} is known for.\n'
             "  to fix it, for classes of your own: type='BaseSegDataset' in each dataset."
         ) from e
 
 
-def _tell_classes(cfg: Config, dataset: dict, classes: Sequence[str] | None) -> int:
-    """How many classes the masks have, which ``paca_mm.CheckLabels`` is told too.
+def _loads_masks(dataset: dict) -> bool:
+    """By the host's own step."""
+    steps = dataset.get('pipeline') or []
+    return any(
+        type_name(step) == 'LoadAnnotations'
+        and not str(step['type']).startswith(('mmdet.', 'mmpretrain.', 'paca_mm.'))
+        for step in steps
+    )
 
-    0 if that is not known, or the pipeline has a path of the user's own from files to classes.
-    """
-    steps = list(dataset.get('pipeline') or [])
-    if not any(step.get('type') in ('LoadAnnotations', 'mmseg.LoadAnnotations') for step in steps):
-        return 0
-    most = max((head.num_classes for head in heads_of(cfg)), default=0)
-    num_classes = len(classes) if classes else most
-    for step in steps:
-        if num_classes and step['type'] == 'paca_mm.CheckLabels':
-            step.setdefault('num_classes', num_classes)
-    return num_classes
+
+def _has_own_labels(head: dict) -> bool:
+    """Whether a head does not learn the labels of the dataset as the others do."""
+    try:
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+    except ImportError:
+        return False
+    cls = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
+    if not isinstance(cls, type) or not issubclass(cls, BaseDecodeHead):
+        return True
+    return cls.loss_by_feat is not BaseDecodeHead.loss_by_feat

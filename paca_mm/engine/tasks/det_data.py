@@ -1,0 +1,227 @@
+"""The checks of detection's data, by what kind of dataset it is.
+
+A COCO file is looked into as a whole. Of the hosts' XML and JSON datasets the host's own reading is
+looked at. Of any other, the paths must be there.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from paca_mm.datasets import coco
+from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.images import odd_sizes
+from paca_mm.errors import UserError, some_of
+
+from ..data_checks import (
+    SAMPLE,
+    absent_among,
+    absent_files,
+    as_python,
+    check_images,
+    check_num_classes,
+    classes_of,
+    dataset_class,
+    is_dataset,
+    made_lazily,
+    path_in,
+)
+from ..distributed import say
+from ..walk import type_name, walk
+from .base import Task
+
+
+def kind_of(dataset: Mapping) -> str:
+    """``'coco'``, ``'listed'`` (the host reads it, quickly) or ``'other'``."""
+    try:
+        from mmdet.datasets import BaseDetDataset, CocoDataset, LVISV1Dataset, XMLDataset
+    except ImportError:
+        return 'other'  # building the model says what is missing
+    cls = dataset_class(dataset)
+    if is_dataset(dataset, CocoDataset):
+        # Panoptic files have an API of their own; a class of the user's may read anything.
+        readers = (CocoDataset, *LVISV1Dataset.__mro__[: LVISV1Dataset.__mro__.index(CocoDataset)])
+        known = any(cls.load_data_list is reader.load_data_list for reader in readers)
+        return 'coco' if known and 'panoptic' not in cls.COCOAPI.__name__.lower() else 'other'
+    if cls is BaseDetDataset or is_dataset(dataset, XMLDataset):
+        return 'listed'
+    return 'other'
+
+
+def _check_paths(task: Task, dataset: Mapping, place: str) -> tuple[str, str]:
+    """The annotation file and the image folder, which must be there where they are named."""
+    ann_file = path_in(dataset, dataset.get('ann_file', ''))
+    prefix = dataset.get('data_prefix') or {}
+    images = path_in(dataset, prefix.get('img', prefix.get('img_path', '')))
+    if dataset.get('ann_file'):
+        task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dict(dataset))
+    if images:
+        task.require_path(images, 'image folder', f'{place}.data_prefix.img', dict(dataset))
+    return ann_file, images
+
+
+def _check_other(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    _check_paths(task, dataset, place)
+    classes = classes_of(dataset, place)
+    if classes is not None:
+        known = getattr(dataset_class(dataset), 'METAINFO', {})
+        things = known.get('thing_classes') or known.get('THING_CLASSES') or ()
+        check_num_classes(task.heads(cfg.model), classes, place, others=[len(things)] if things else [])
+    return
+    yield  # an iterator, as the others are
+
+
+def _check_listed(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    """XML files, or OpenMMLab's own JSON: what the host makes of them."""
+    ann_file, folder = _check_paths(task, dataset, place)
+    classes = classes_of(dataset, place)
+    if classes is not None:
+        check_num_classes(task.heads(cfg.model), classes, place)
+    made = made_lazily(dataset)
+    try:
+        samples = made.load_data_list()
+    except Exception as e:  # whatever a file that is none of that kind trips over
+        raise UserError(
+            f'{ann_file} is not what {type_name(dataset)} reads ({type(e).__name__}: {e}).\n'
+            f'  to fix it: correct it, or {place}.type: CocoDataset for COCO JSON, XMLDataset for VOC, '
+            'BaseDetDataset for the JSON of OpenMMLab.'
+        ) from e
+    files = [sample['img_path'] for sample in samples]
+    if not files:
+        yield Fault('no-images', ann_file, 'lists no images.', 'name them in it.', fatal=True)
+        return
+    yield from absent_files(files, ann_file)
+    gone = {*absent_among(files)}
+    labels = [i['bbox_label'] for sample in samples for i in sample.get('instances', ())]
+    if not labels:
+        yield Fault(
+            'nothing-to-train-on',
+            ann_file,
+            f'lists {len(files)} images and no object of the classes {some_of(classes or ())}.',
+            f"{place}.metainfo=dict(classes=(...)) with the names that its objects have.",
+            fatal=place.startswith('train'),
+        )
+    elif classes is not None and not 0 <= min(labels) <= max(labels) < len(classes):
+        yield Fault(
+            'unknown-category',
+            ann_file,
+            f'has objects with the labels {min(labels)} to {max(labels)}, but there are '
+            f'{len(classes)} classes: 0 to {len(classes) - 1}.',
+            'number them from 0, or name all classes: metainfo=dict(classes=(...)).',
+        )
+    there = [sample for sample in samples if sample['img_path'] not in gone]
+    yield from check_images([sample['img_path'] for sample in there], dataset, place)
+    stated = {s['img_path']: (s['width'], s['height']) for s in there if s.get('width')}
+    yield from odd_sizes(stated, ann_file, SAMPLE)
+
+
+def _check_coco(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    ann_file, folder = _check_paths(task, dataset, place)
+    if not dataset.get('ann_file'):
+        task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
+    file = coco.look_into(ann_file, say)
+    classes = _check_classes(task, cfg, file, dataset, place)
+    train = place.startswith('train')
+    uses = {coco.BOXES, *([coco.TRAINED] if train else ())}
+    if _loads_masks(dataset):
+        uses.add(coco.MASKS)
+    if not train:
+        uses |= _uses_of_metrics(cfg, f'{place.partition("_")[0]}_evaluator', None)
+    yield from coco.faults_of(file, uses, folder)
+    if fault := coco.order_fault(file, classes, place):
+        yield fault
+    # Images without objects are left out of a training by filter_empty_gt.
+    empty = train and (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
+    read = [image for image in file.images if image.objects or not empty]
+    files = [os.path.join(folder, image.name) for image in read]
+    yield from absent_files(files, ann_file)
+    gone = {*absent_among(files)}
+    there = {name: image for name, image in zip(files, read, strict=True) if name not in gone}
+    yield from check_images(list(there), dataset, place)
+    stated = {name: (int(i.width), int(i.height)) for name, i in there.items() if i.width}
+    yield from odd_sizes(stated, ann_file, SAMPLE)
+
+
+def _check_classes(
+    task: Task, cfg: Config, file: coco.CocoFile, dataset: Mapping, place: str
+) -> Sequence[str]:
+    """The classes that a dataset expects, each of which the file must have."""
+    classes = classes_of(dataset, place)
+    heads = task.heads(cfg.model)
+    if classes is not None and (absent := [name for name in classes if name not in file.classes]):
+        raise UserError(
+            f'{file.path} annotates {len(file.classes)} classes ({some_of(file.classes)}), but the '
+            f'config expects {len(classes)}, and {len(absent)} of them are not in the file '
+            f'({some_of(absent)}).\n'
+            '  to fix it, for your own classes:\n'
+            f'    metainfo=dict(classes={as_python(file.classes)}) in each dataset, and\n'
+            f'    num_classes={len(file.classes)} in {" and ".join(head.place for head in heads)}.'
+        )
+    check_num_classes(heads, classes or file.classes, place)
+    return classes or file.classes
+
+
+def _loads_masks(dataset: Mapping) -> bool:
+    return any(
+        type_name(step) == 'LoadAnnotations' and step.get('with_mask')
+        for step in walk(dataset.get('pipeline'))
+    )
+
+
+def _metrics(cfg: Config, place: str) -> Iterator[Mapping]:
+    """COCO's evaluators that compare with a file."""
+    for evaluator in walk(cfg.get(place)):
+        if type_name(evaluator) in ('CocoMetric', 'LVISMetric') and not evaluator.get('format_only'):
+            yield evaluator
+
+
+def _uses_of_metrics(cfg: Config, place: str, ann_file: str | None) -> set[str]:
+    """What evaluators use a file for: those that name it, or that name none."""
+    uses = set()
+    for evaluator in _metrics(cfg, place):
+        if evaluator.get('ann_file') == ann_file:
+            metric = evaluator.get('metric', 'bbox')
+            metric = [metric] if isinstance(metric, str) else metric
+            # Without a file, a metric makes one of what the pipeline has loaded.
+            uses |= {coco.METRIC} if ann_file else set()
+            uses |= {coco.METRIC_MASKS} if ann_file and 'segm' in metric else set()
+            if type_name(evaluator) == 'LVISMetric':
+                uses.discard(coco.METRIC)  # LVIS has no crowds
+    return uses
+
+
+def check_evaluators(task: Task, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
+    """The files that evaluators name: what they hold, and whether their classes are the dataset's."""
+    for evaluator in walk(cfg.get(place)):
+        if not evaluator.get('ann_file') or is_remote_file(evaluator):
+            continue
+        task.require_path(evaluator['ann_file'], 'annotation file', place, dataset)
+    if kind_of(dataset) != 'coco':
+        return
+    for ann_file in {evaluator.get('ann_file') for evaluator in _metrics(cfg, place)} - {None}:
+        file = coco.look_into(ann_file, say)
+        yield from coco.faults_of(file, _uses_of_metrics(cfg, place, ann_file))
+        classes = classes_of(dataset, place)
+        if classes is not None:
+            if absent := [name for name in classes if name not in file.classes]:
+                raise UserError(
+                    f'{ann_file}, which {place} compares with, has the classes '
+                    f'{some_of(file.classes)}, without {some_of(absent)}.\n'
+                    '  to fix it: name the file of the dataset that is evaluated.'
+                )
+            if fault := coco.order_fault(file, classes, f'the dataset of {place}'):
+                yield fault
+
+
+def is_remote_file(node: Mapping) -> bool:
+    """Whether a file is read from a server."""
+    return (node.get('backend_args') or {}).get('backend', 'local') != 'local'
+
+
+CHECKS: Mapping[str, Callable[[Task, Config, dict, str], Iterator[Fault]]] = {
+    'coco': _check_coco,
+    'listed': _check_listed,
+    'other': _check_other,
+}
