@@ -1,8 +1,8 @@
 """What is wrong with data: counted, with the first offenders and the cure."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from paca_mm.errors import UserError
@@ -65,6 +65,18 @@ def raise_fatal(faults: Iterable[Fault]) -> None:
     """
     if fatal := [fault for fault in faults if fault.fatal]:
         raise UserError('\n'.join(map(str, fatal)))
+
+
+def by_kind(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """One fault of each kind: the first, with the count and the files of all."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault)
+    for first, *others in kinds.values():
+        if others:
+            files = tuple(Offender(fault.where, fault.where) for fault in (first, *others))
+            first = replace(first, count=len(files), first=files[:FIRST])
+        yield first
 
 
 class Tally:

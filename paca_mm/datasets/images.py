@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import glob
@@ -14,8 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from paca_mm.errors import UserError
-
-from .faults import FIRST, Fault, Offender
 
 #: The endings of the images in a folder: what the hosts' OpenCV and Pillow read.
 SUFFIXES = (
@@ -32,10 +30,10 @@ _END_MARKS = (
     (b'\0\0\0\x0cjP  ', b'\xff\xd9'),  # JPEG 2000
     (b'\xff\x4f\xff\x51', b'\xff\xd9'),  # JPEG 2000 without a container
 )
+_TAIL = 4096  # bytes in which the mark is looked for: some cameras write a little behind it
+
 #: The EXIF tag of an image's orientation; from 5 on, its sides are swapped when it is read.
 _ORIENTATION = 0x0112
-
-_TAIL = 4096  # bytes in which the mark is looked for: some cameras write a little behind it
 
 
 def images_in(folder: str | os.PathLike[str]) -> list[str]:
@@ -111,75 +109,22 @@ def size_of(path: str) -> Size | None:
     return Size(height, width, True) if turned else Size(width, height)
 
 
-def sizes_of(paths: Sequence[str]) -> list[Size | None]:
-    """The sizes that images state, in the order of the paths."""
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(size_of, paths))
+def is_deep(path: str) -> bool:
+    """Whether an image has more than 8 bits a pixel, and uses them."""
+    try:
+        with Image.open(path) as image:
+            if not image.mode.startswith(('I', 'F')):
+                return False
+            extremes: Any = image.getextrema()
+    except Exception:
+        return False  # the check of the images says what is wrong
+    return max(map(abs, extremes)) > 255
 
 
-def too_deep(paths: Sequence[str]) -> list[str]:
-    """Those among the images that have more than 8 bits a pixel, and use them."""
-
-    def is_deep(path: str) -> bool:
-        try:
-            with Image.open(path) as image:
-                if not image.mode.startswith(('I', 'F')):
-                    return False
-                lowest, highest = image.getextrema()
-        except Exception:
-            return False  # the check of the images says what is wrong
-        return max(abs(lowest), abs(highest)) > 255
-
-    with ThreadPoolExecutor(16) as pool:
-        return [path for path, deep in zip(paths, pool.map(is_deep, paths), strict=True) if deep]
-
-
-def a_sample(paths: Iterable[str], most: int) -> list[str]:
-    """Some of the files, drawn at random: a fixed draw."""
-    paths = list(paths)
-    return paths if len(paths) <= most else random.Random(0).sample(paths, most)
-
-
-def odd_sizes(
-    stated: Mapping[str, tuple[int, int]], where: str, sample: int | None = None
-) -> Iterator[Fault]:
-    """The faults of images whose size is not the one that a file of annotations states.
-
-    Args:
-        stated: Width and height of every image.
-        where: The file that states them.
-        sample: Look at so many images only.
-    """
-    looked_at = list(stated) if sample is None else a_sample(stated, sample)
-    odd, turned = [], []
-    for path, size in zip(looked_at, sizes_of(looked_at), strict=True):
-        if size is None or stated[path] == size[:2]:
-            continue
-        words = f'{path}: {size.width} x {size.height}, stated {stated[path][0]} x {stated[path][1]}'
-        before_turn = size.turned and stated[path] == (size.height, size.width)
-        (turned if before_turn else odd).append(Offender(words, path))
-    if odd:
-        yield Fault(
-            'size-not-as-stated',
-            where,
-            f'states another size than {len(odd)} of the {len(looked_at)} images have that were '
-            'looked at: their boxes are of another scale.',
-            'the images that the annotations were made for, or annotations of these images.',
-            len(odd),
-            tuple(odd[:FIRST]),
-        )
-    if turned:
-        yield Fault(
-            'turned-by-exif',
-            where,
-            f'states the size of {len(turned)} images (of {len(looked_at)}) before their EXIF tag '
-            'turns them. They are turned when they are read: are their boxes too?',
-            "nothing if they are; otherwise color_type='color_ignore_orientation' in "
-            'LoadImageFromFile.',
-            len(turned),
-            tuple(turned[:FIRST]),
-            fatal=False,
-        )
+def a_sample(files: Iterable[Any], most: int | None) -> list[Any]:
+    """Some of the files, drawn at random (a fixed draw), or all of them."""
+    files = list(files)
+    return files if most is None or len(files) <= most else random.Random(0).sample(files, most)
 
 
 def fault_of(path: str, decode: bool = False, loader: str | None = 'cv2') -> str | None:
@@ -270,8 +215,7 @@ def broken_images(
         decode: Read all of each file, not its ends alone.
         loader: What they are going to be decoded with (see :func:`loader_of`).
     """
-    if sample is not None:
-        paths = a_sample(paths, sample)
+    paths = a_sample(paths, sample)
     found: list[str] = []
     with ThreadPoolExecutor(16) as pool:
         faults = pool.map(partial(fault_of, decode=decode, loader=loader), paths)

@@ -6,7 +6,7 @@ from mmcv.transforms import BaseTransform
 from paca_mm.errors import UserError
 from paca_mm.registry import TRANSFORMS
 
-from .labels import Labelling, check_size
+from .labels import Labelling, size_fault
 
 
 @TRANSFORMS.register_module()
@@ -38,15 +38,16 @@ class CheckLabels(BaseTransform):
         mask = results.get('seg_map_path', 'the mask')
         if 'img' in results:
             image = results.get('img_path', 'the image')
-            check_size(image, results['img'].shape[:2], mask, labels.shape)
+            if fault := size_fault(image, results['img'].shape[:2], mask, labels.shape):
+                raise UserError(str(fault))
         if self.num_classes is not None:
             wrong = (labels >= self.num_classes) & (labels != 255) & (labels != self.ignore_index)
             if wrong.any():
                 # Back to the numbers in the file, which the user can look for.
                 shift = int(bool(results.get('reduce_zero_label')))
-                labelling = Labelling(self.num_classes, bool(shift))
+                labelling = Labelling(self.num_classes, bool(shift), ignore_index=self.ignore_index)
                 numbers = [n + shift for n in np.unique(labels[wrong]).tolist()]
-                raise UserError(labelling.no_class(mask, numbers))
+                raise UserError(str(labelling.no_class(mask, numbers)))
         return results
 
     def __repr__(self) -> str:

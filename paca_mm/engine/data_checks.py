@@ -8,18 +8,14 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from paca_mm.datasets.faults import FIRST, Fault, Offender
-from paca_mm.datasets.images import broken_images, loader_of
+from paca_mm.datasets.checks import check_readable
+from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.images import loader_of
+from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
 
 from .walk import type_name
-
-#: Images looked at before a run; the others are found when they are read.
-SAMPLE = 2000
-
-#: Masks looked at before a run, which takes longer: each is decoded.
-SAMPLE_MASKS = 200
 
 
 def datasets_of(node: Any, place: str) -> Iterator[tuple[dict, str]]:
@@ -140,56 +136,10 @@ def made_lazily(dataset: Mapping) -> Any:
     return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
-def check_images(files: Sequence[str], dataset: Mapping, place: str) -> Iterator[Fault]:
-    """A sample of a dataset's own files can be read: the fault of those that cannot."""
+def check_images(files: Sequence[str], dataset: Mapping, place: str, look: Look) -> Iterator[Fault]:
+    """The fault of a dataset's own files that cannot be read."""
     loader = loader_of(dataset.get('pipeline') or [])
-    if broken := broken_images(files, sample=SAMPLE, loader=loader):
-        yield Fault(
-            'unreadable-image',
-            f'images of {place.partition(".")[0]}',
-            f'cannot be read: {len(broken)} of {min(len(files), SAMPLE)} that were looked at.',
-            'fetch these files again, or remove them and their annotations.',
-            count=len(broken),
-            first=tuple(Offender(line, image=line.partition(' ')[0]) for line in broken),
-        )
-
-
-def absent_among(files: Iterable[str]) -> list[str]:
-    """Those that are not there. A folder is listed once: asking for each file takes longer."""
-    listed: dict[str, set[str]] = {}
-    absent = []
-    for file in files:
-        folder, name = os.path.split(file)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listed[folder]:
-            absent.append(file)
-    return absent
-
-
-def absent_files(files: Sequence[str], where: str, noun: str = 'images') -> Iterator[Fault]:
-    """The fault of files that are named and not there.
-
-    Args:
-        files: All that are named.
-        where: What names them: a file, or the folder that they lie in.
-        noun: What they are.
-    """
-    if absent := absent_among(files):
-        folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in absent])
-        cure = 'fetch them, or remove what names them.'
-        last = os.path.basename(folder)
-        name = os.path.basename(absent[0])
-        if os.path.isfile(os.path.join(os.path.dirname(folder), name)):
-            cure = f'the names begin with {last!r} themselves: leave it out of data_prefix.'
-        yield Fault(
-            f'absent-{noun}',
-            where,
-            f'names {noun} that are not there: {len(absent)} of {len(files)}, looked for in {folder}.',
-            cure,
-            count=len(absent),
-            first=tuple(Offender(os.path.relpath(file, folder)) for file in absent[:FIRST]),
-        )
+    return check_readable(files, place.partition('.')[0], loader, look)
 
 
 def as_python(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from paca_mm.files import move_into_place
 from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
-from .loading import naming_files
+from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
 
 
 @RUNNERS.register_module()
@@ -31,6 +31,8 @@ class SafeRunner(Runner):
       the numbers that the killed one would have had, to the bit where ``num_workers=0``. (Workers
       may draw other crops and flips; the order of the images stays.)
     * What is validated is what is saved, also where every process has BatchNorm statistics of its own.
+    * A file that cannot be read while training is named and another image takes its place, for at most
+      ``max_skipped`` files (10 by default); then the run stops with the list.
     * Loading calls nothing that the file names, and says what became of every key. Where all keys
       are needed (testing, resuming) a missing one is an error.
     """
@@ -38,6 +40,7 @@ class SafeRunner(Runner):
     _random_state: dict | None = None
     _needs_all = False
     _read: tuple[str, Any] | None = None
+    skipped: SkippedFiles | None = None
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class, without the three lines for every parameter under ``paramwise_cfg``."""
@@ -60,6 +63,12 @@ class SafeRunner(Runner):
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(seed or 0)
         return naming_files(loader)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """As the base class; up to ``max_skipped`` files that cannot be read are passed over."""
+        built: Any = super().build_train_loop(loop)
+        self.skipped = skipping_files(built.dataloader, self.cfg.get('max_skipped', MAX_SKIPPED))
+        return built
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
         """As the base class; under ``sync_bn`` a norm that is more than BatchNorm converts itself."""

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
 
 from ..data_checks import Head, heads_of
@@ -47,13 +48,16 @@ class Task:
     def complete_dataset(self, cfg: Config, dataset: dict) -> None:
         """Fill in, in place, what steps of a dataset's pipeline want to know of its classes."""
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, look: Look
+    ) -> Iterator[Fault]:
         """Check the files of one dataset, and the model's heads against its classes.
 
         Args:
             cfg: The config.
             dataset: Settings of a dataset that wraps no other.
             place: Where it stands, ``'train_dataloader.dataset'`` say.
+            look: Which of its files are looked at, and how.
 
         Yields:
             What is wrong with the data.

@@ -7,14 +7,14 @@ from typing import Any
 
 from mmengine.config import Config
 
+from paca_mm.datasets.checks import check_depth, check_present
 from paca_mm.datasets.faults import FIRST, Fault, Offender
-from paca_mm.datasets.images import a_sample, images_in, loader_of, sizes_of, too_deep
+from paca_mm.datasets.images import images_in, loader_of
+from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import CLASSES
 from paca_mm.errors import UserError, some_of
 
 from ..data_checks import (
-    SAMPLE,
-    absent_files,
     check_images,
     check_levels,
     check_num_classes,
@@ -41,7 +41,9 @@ class Classification(Task):
     headline = 'accuracy/top1'
     demo_goal = 90.0
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, look: Look
+    ) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return
@@ -83,12 +85,13 @@ class Classification(Task):
         if place == 'train_dataloader.dataset':  # unwrapped, so these are all
             _check_batch(cfg.train_dataloader, len(files), folder)
         paths = [file['img_path'] for file in files]
-        if absent := [*absent_files(paths, made.ann_file or folder)]:
+        if absent := [*check_present(paths, made.ann_file or folder)]:
             yield from absent
             return
-        yield from check_images(paths, dataset, place)
-        yield from _check_depth(paths, dataset, place)
-        yield from _check_crop(paths, dataset, place)
+        yield from check_images(paths, dataset, place, look)
+        if loader_of(dataset.get('pipeline') or []) == 'pillow':
+            yield from check_depth(paths, place.partition('.')[0], look)
+        yield from _check_crop(paths, dataset, place, look)
 
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
@@ -111,33 +114,17 @@ class Classification(Task):
         return DataSample(metainfo=dict(meta)).set_gt_label(0)
 
 
-def _check_depth(files: Sequence[str], dataset: dict, place: str) -> Iterator[Fault]:
-    """16-bit images, which Pillow makes white: it cuts every number at 255."""
-    if loader_of(dataset.get('pipeline') or []) != 'pillow':
-        return
-    looked_at = a_sample(files, SAMPLE)
-    if deep := too_deep(looked_at):
-        yield Fault(
-            'deep-image',
-            f'images of {place.partition(".")[0]}',
-            f'have more than 8 bits a pixel: {len(deep)} of {len(looked_at)} that were looked at. '
-            'Pillow, which decodes them, makes all that is above 255 white.',
-            "imdecode_backend='cv2' in LoadImageFromFile (it keeps the upper 8 bits), or convert them "
-            'to 8 bits.',
-            count=len(deep),
-            first=tuple(Offender(path, path) for path in deep[:FIRST]),
-        )
-
-
-def _check_crop(files: Sequence[str], dataset: dict, place: str) -> Iterator[Fault]:
+def _check_crop(
+    files: Sequence[str], dataset: dict, place: str, look: Look
+) -> Iterator[Fault]:
     """Images smaller than the crop that is taken of them as they are."""
     crop = _crop_of_whole_images(dataset.get('pipeline') or [])
     if crop is None:
         return
-    looked_at = a_sample(files, SAMPLE)
+    looked_at = look.some(files)
     small = [
         Offender(f'{path}: {size.width} x {size.height}', path)
-        for path, size in zip(looked_at, sizes_of(looked_at), strict=True)
+        for path, size in zip(looked_at, look.sizes(looked_at), strict=True)
         if size and (size.width < crop[0] or size.height < crop[1])
     ]
     if small:

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import CLASSES
 
 from ..data_checks import Head, heads_of, is_remote
@@ -43,11 +44,13 @@ class Detection(Task):
             and 'Semantic' not in head.type
         ]
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, look: Look
+    ) -> Iterator[Fault]:
         if is_remote(dataset):
             return
         kind = det_data.kind_of(dataset)
-        yield from det_data.CHECKS[kind](self, cfg, dataset, place)
+        yield from det_data.CHECKS[kind](self, cfg, dataset, place, look)
 
     def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
         yield from det_data.check_evaluators(self, cfg, place, dataset)

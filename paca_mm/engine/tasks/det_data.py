@@ -11,14 +11,12 @@ from typing import Any
 from mmengine.config import Config
 
 from paca_mm.datasets import coco
+from paca_mm.datasets.checks import absent_among, check_present, check_sizes
 from paca_mm.datasets.faults import Fault
-from paca_mm.datasets.images import odd_sizes
+from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
 
 from ..data_checks import (
-    SAMPLE,
-    absent_among,
-    absent_files,
     as_python,
     check_images,
     check_num_classes,
@@ -62,7 +60,9 @@ def _check_paths(task: Task, dataset: Mapping, place: str) -> tuple[str, str]:
     return ann_file, images
 
 
-def _check_other(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+def _check_other(
+    task: Task, cfg: Config, dataset: dict, place: str, look: Look
+) -> Iterator[Fault]:
     _check_paths(task, dataset, place)
     classes = classes_of(dataset, place)
     if classes is not None:
@@ -73,7 +73,9 @@ def _check_other(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator
     yield  # an iterator, as the others are
 
 
-def _check_listed(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+def _check_listed(
+    task: Task, cfg: Config, dataset: dict, place: str, look: Look
+) -> Iterator[Fault]:
     """XML files, or OpenMMLab's own JSON: what the host makes of them."""
     ann_file, folder = _check_paths(task, dataset, place)
     classes = classes_of(dataset, place)
@@ -92,7 +94,7 @@ def _check_listed(task: Task, cfg: Config, dataset: dict, place: str) -> Iterato
     if not files:
         yield Fault('no-images', ann_file, 'lists no images.', 'name them in it.', fatal=True)
         return
-    yield from absent_files(files, ann_file)
+    yield from check_present(files, ann_file)
     gone = {*absent_among(files)}
     labels = [i['bbox_label'] for sample in samples for i in sample.get('instances', ())]
     if not labels:
@@ -112,12 +114,14 @@ def _check_listed(task: Task, cfg: Config, dataset: dict, place: str) -> Iterato
             'number them from 0, or name all classes: metainfo=dict(classes=(...)).',
         )
     there = [sample for sample in samples if sample['img_path'] not in gone]
-    yield from check_images([sample['img_path'] for sample in there], dataset, place)
+    yield from check_images([sample['img_path'] for sample in there], dataset, place, look)
     stated = {s['img_path']: (s['width'], s['height']) for s in there if s.get('width')}
-    yield from odd_sizes(stated, ann_file, SAMPLE)
+    yield from check_sizes(stated, ann_file, look)
 
 
-def _check_coco(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+def _check_coco(
+    task: Task, cfg: Config, dataset: dict, place: str, look: Look
+) -> Iterator[Fault]:
     ann_file, folder = _check_paths(task, dataset, place)
     if not dataset.get('ann_file'):
         task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
@@ -136,12 +140,12 @@ def _check_coco(task: Task, cfg: Config, dataset: dict, place: str) -> Iterator[
     empty = train and (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
     read = [image for image in file.images if image.objects or not empty]
     files = [os.path.join(folder, image.name) for image in read]
-    yield from absent_files(files, ann_file)
+    yield from check_present(files, ann_file)
     gone = {*absent_among(files)}
     there = {name: image for name, image in zip(files, read, strict=True) if name not in gone}
-    yield from check_images(list(there), dataset, place)
+    yield from check_images(list(there), dataset, place, look)
     stated = {name: (int(i.width), int(i.height)) for name, i in there.items() if i.width}
-    yield from odd_sizes(stated, ann_file, SAMPLE)
+    yield from check_sizes(stated, ann_file, look)
 
 
 def _check_classes(
@@ -220,7 +224,7 @@ def is_remote_file(node: Mapping) -> bool:
     return (node.get('backend_args') or {}).get('backend', 'local') != 'local'
 
 
-CHECKS: Mapping[str, Callable[[Task, Config, dict, str], Iterator[Fault]]] = {
+CHECKS: Mapping[str, Callable[[Task, Config, dict, str, Look], Iterator[Fault]]] = {
     'coco': _check_coco,
     'listed': _check_listed,
     'other': _check_other,

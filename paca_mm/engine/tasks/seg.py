@@ -7,16 +7,16 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from paca_mm.datasets.checks import check_masks, check_present
 from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.images import images_in
-from paca_mm.datasets.labels import Labelling, check_masks
+from paca_mm.datasets.labels import Labelling
+from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import SEG_CLASSES
 from paca_mm.errors import UserError, some_of
 
-from .. import data_checks
 from ..data_checks import (
     Head,
-    absent_files,
     check_images,
     check_levels,
     check_num_classes,
@@ -61,7 +61,9 @@ class Segmentation(Task):
                 step.setdefault('num_classes', num_classes)
                 step.setdefault('ignore_index', dataset.get('ignore_index', 255))
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, look: Look
+    ) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return
@@ -79,7 +81,7 @@ class Segmentation(Task):
             check_num_classes(self.heads(cfg.model), classes, place)
         made = _made(dataset, place, classes)
         if made is None:  # a path of the user's own, from files to classes
-            yield from check_images(images_in(images), dataset, place)
+            yield from check_images(images_in(images), dataset, place, look)
             return
         samples = made.load_data_list()
         files = [sample['img_path'] for sample in samples]
@@ -91,20 +93,20 @@ class Segmentation(Task):
             )
         yield from seg_data.overlooked(made, samples, images, place)
         pairs = [(s['img_path'], s['seg_map_path']) for s in samples if s.get('seg_map_path')]
-        absent = [*absent_files(files, made.ann_file or images, 'images')]
+        absent = [*check_present(files, made.ann_file or images, 'images')]
         if _loads_masks(dataset):
-            absent += absent_files([mask for _, mask in pairs], made.ann_file or masks, 'masks')
+            absent += check_present([mask for _, mask in pairs], made.ann_file or masks, 'masks')
         yield from absent
         if absent:
             return
-        yield from check_images(files, dataset, place)
+        yield from check_images(files, dataset, place, look)
         yield from seg_data.check_ignore_index(cfg, made.ignore_index, place)
-        yield from seg_data.check_batch(cfg, dataset, files, place)
+        yield from seg_data.check_batch(cfg, dataset, files, place, look)
         if num_classes := self._num_classes(cfg, dataset):
-            check_masks(
+            yield from check_masks(
                 pairs,
                 Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
-                data_checks.SAMPLE_MASKS,
+                look,
                 every_class=place.startswith('train'),
             )
 
