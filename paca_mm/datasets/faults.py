@@ -56,6 +56,11 @@ class Fault:
         """Plain data, for JSON."""
         return asdict(self) | {'first': [offender._asdict() for offender in self.first]}
 
+    @classmethod
+    def of_dict(cls, data: Mapping[str, Any]) -> 'Fault':
+        """A fault from its plain data."""
+        return cls(**{**data, 'first': tuple(Offender(**each) for each in data['first'])})
+
 
 def raise_fatal(faults: Iterable[Fault]) -> None:
     """Nothing, if no fault is fatal.
