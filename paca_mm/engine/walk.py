@@ -14,15 +14,6 @@ def walk(node: Any) -> Iterator[dict]:
             yield from walk(child)
 
 
-def type_name(node: Any) -> str:
-    """The name of a type: of a dict with a ``type``, or of the type itself.
-
-    A text config names types, with their scope or without; a pure-Python config holds the classes.
-    """
-    kind = node.get('type', '') if isinstance(node, dict) else node
-    return getattr(kind, '__name__', None) or str(kind or '').rpartition('.')[2]
-
-
 def _inits_of(node: dict) -> list[dict]:
     """What stands in the ``init_cfg`` of a module, which may be one, several or none."""
     init = node.get('init_cfg')
