@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from paca_mm.errors import UserError
+from paca_mm.paths import command_line
 
 OK, WARN, FAIL = 'ok', 'warn', 'fail'
 
@@ -102,7 +103,8 @@ def require(host: str) -> None:
     error = _import_error(host)
     if error:
         install = f'pip install --no-build-isolation {STACKS[_stack()][host][0]}'
-        cure = 'python tools/doctor.py says what is wrong with it.' if _exists(host) else install
+        says = f'{command_line("doctor")} says what is wrong with it.'
+        cure = says if _exists(host) else install
         raise UserError(
             f'this config needs the package {host!r}, which cannot be imported ({error}).\n'
             f'  to fix it: {cure}'

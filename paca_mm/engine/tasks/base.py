@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from paca_mm.errors import UserError, some_of
+from paca_mm.paths import command_line
 
 
 class Task:
@@ -116,7 +117,7 @@ class Task:
             + f'  to fix it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
             f'  or name it: --cfg-options {loader}.dataset.data_root=/path/to/your/data/\n'
             '  without any download: run the same command with --shapes, or try the embedded '
-            f'dataset:\n    python tools/train.py {self.shapes_config}'
+            f'dataset:\n    {command_line("train", self.shapes_config)}'
         )
 
 
