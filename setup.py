@@ -14,7 +14,10 @@ ASSETS = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithAssets(build_py):
-    """Brings configs/ and tools/ along: as copies into a wheel, as links into an editable install.
+    """Brings configs/ and tools/ along into a wheel, as copies.
+
+    An editable install needs none: mim and this package look beside the package, and a second way to
+    the same files makes ``mim train`` refuse a config that it finds twice.
 
     A command class, because `pip install -e .` runs neither `develop` nor anything else that could
     be told from `sys.argv`.
@@ -26,17 +29,15 @@ class BuildWithAssets(build_py):
         mim = (ROOT if editable else Path(self.build_lib)) / PACKAGE / '.mim'
         if mim.exists():  # of an earlier build: what was removed since must not come along
             shutil.rmtree(mim)
+        if editable:
+            return
         mim.mkdir(parents=True)
         for name in ASSETS:
             source = ROOT / name
-            if not source.exists():
-                continue
-            if editable:
-                (mim / name).symlink_to(Path('..', '..', name), target_is_directory=source.is_dir())
-            elif source.is_dir():
+            if source.is_dir():
                 ignore = shutil.ignore_patterns('__pycache__', '*.py[co]', '.*')
                 shutil.copytree(source, mim / name, ignore=ignore)
-            else:
+            elif source.exists():
                 shutil.copyfile(source, mim / name)
 
 

@@ -1,6 +1,4 @@
-"""Where the files are that travel with the package but are not Python modules, and how its commands
-are typed.
-"""
+"""Where configs and tools are, which travel with the package, and how its commands are typed."""
 
 import functools
 import os
@@ -40,7 +38,7 @@ def assets_root() -> Path:
     """
     for folder in (PACKAGE / '.mim', PACKAGE.parent):
         if (folder / 'configs').is_dir() and (folder / 'tools').is_dir():
-            # An editable install has links in .mim; where they lead to is the checkout.
+            # An editable install once had links in .mim; where they lead to is the checkout.
             return (folder / 'configs').resolve().parent
     raise FileNotFoundError(
         f'no configs/ and tools/ in {PACKAGE / ".mim"} and none beside the package: '
@@ -68,9 +66,8 @@ def _start_of(name: str) -> list[str]:
     if started == PACKAGE / '__main__.py':
         return ['python', '-m', 'paca_mm', name]
     script = Path('tools', f'{COMMANDS[name]}.py')
-    if script.is_file() and (PACKAGE.parent / script).is_file() and script.samefile(
-        PACKAGE.parent / script
-    ):
+    ours = PACKAGE.parent / script
+    if script.is_file() and ours.is_file() and script.samefile(ours):
         return ['python', str(script)]
     return ['paca-mm', name] if _is_installed() else ['python', '-m', 'paca_mm', name]
 
@@ -131,9 +128,10 @@ def find_config(name: str, own: bool = False) -> Path:
         places = '\n  '.join(str(path.relative_to(root)) for path in same)
         raise UserError(f'several configs are called {name!r}: name one of\n  {places}')
     near = get_close_matches(file.stem, [path.stem for path in known], n=3, cutoff=0.5)
-    hints = ''.join(f'\n  {path.relative_to(root)}' for path in known if path.stem in near)
+    hints = [str(path.relative_to(root)) for stem in near for path in known if path.stem == stem]
+    looked = str(root) if own else f'{Path.cwd()} and in {root}'
     raise UserError(
-        f'there is no config {name!r} (looked in {Path.cwd()} and in {root}).'
-        + (f' Did you mean:{hints}' if hints else '')
+        f'there is no config {name!r} (looked in {looked}).'
+        + (' Did you mean:\n  ' + '\n  '.join(hints) if hints else '')
         + f'\n  all of them: {command_line("config")}'
     )

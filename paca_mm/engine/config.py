@@ -2,6 +2,7 @@
 
 from mmengine.config import Config
 
+from paca_mm.bases import cure_for_missing_base
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root, configs, find_config
 
@@ -26,6 +27,8 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
     try:
         cfg = Config.fromfile(file)
     except Exception as e:
+        if cure := cure_for_missing_base(file):
+            raise UserError(cure) from e
         raise UserError(f'{file} cannot be read as a config: {type(e).__name__}: {e}') from e
     if shapes:
         use_shapes(cfg)
