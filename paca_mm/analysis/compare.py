@@ -17,11 +17,11 @@ from paca_mm.engine.tasks import TASKS, task_for
 from paca_mm.errors import UserError
 from paca_mm.families import families, member_named
 from paca_mm.paths import assets_root
+from paca_mm.threads import cores
 
 from .build import build
 from .flops import Cost, count
 from .logs import last_scalars
-from .speed.conditions import cores
 from .tables import columns
 from .toy_inputs import forward
 

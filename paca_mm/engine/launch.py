@@ -20,6 +20,7 @@ from paca_mm.paths import command_line
 from .checks import check_config
 from .config import load_config
 from .distributed import has_accelerator, is_main_process, prepare_cpu
+from .hooks import ThreadsHook
 from .loading import naming_files
 from .runner import SafeRunner
 from .tasks import Task, task_for
@@ -41,6 +42,8 @@ def train(args: argparse.Namespace) -> None:
     runner = _build_runner(cfg)
     if content is not None and isinstance(runner, SafeRunner):
         runner.take(cfg.load_from, content)
+    if not has_accelerator():
+        runner.register_hook(ThreadsHook())
     runner.train()
     checkpoint = last_checkpoint(cfg.work_dir)
     lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']

@@ -9,9 +9,10 @@ from rich.live import Live
 from rich.text import Text
 
 from paca_mm.errors import UserError
+from paca_mm.threads import cores
 
 from . import goals, results
-from .conditions import Conditions, cores
+from .conditions import Conditions
 from .contestants import comparison, known, variants
 from .plots import plot
 from .profile import profile
