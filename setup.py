@@ -1,5 +1,9 @@
-"""The one thing that pyproject.toml cannot say: OpenMMLab's tools look for configs in ``.mim``."""
+"""What pyproject.toml cannot say: OpenMMLab's tools look for configs in ``.mim``, and the README that a
+package index shows has no files beside it.
+"""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +18,10 @@ ASSETS = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithAssets(build_py):
-    """Brings configs/ and tools/ along: as copies into a wheel, as links into an editable install.
+    """Brings configs/ and tools/ along into a wheel, as copies.
+
+    An editable install needs none: mim and this package look beside the package, and a second way to
+    the same files makes ``mim train`` refuse a config that it finds twice.
 
     A command class, because `pip install -e .` runs neither `develop` nor anything else that could
     be told from `sys.argv`.
@@ -26,18 +33,61 @@ class BuildWithAssets(build_py):
         mim = (ROOT if editable else Path(self.build_lib)) / PACKAGE / '.mim'
         if mim.exists():  # of an earlier build: what was removed since must not come along
             shutil.rmtree(mim)
+        if editable:
+            return
         mim.mkdir(parents=True)
         for name in ASSETS:
             source = ROOT / name
-            if not source.exists():
-                continue
-            if editable:
-                (mim / name).symlink_to(Path('..', '..', name), target_is_directory=source.is_dir())
-            elif source.is_dir():
+            if source.is_dir():
                 ignore = shutil.ignore_patterns('__pycache__', '*.py[co]', '.*')
                 shutil.copytree(source, mim / name, ignore=ignore)
-            else:
+            elif source.exists():
                 shutil.copyfile(source, mim / name)
 
 
-setup(cmdclass={'build_py': BuildWithAssets}, zip_safe=False)
+def readme(text, repository, ref):
+    """The README with links and images that work on any page.
+
+    Args:
+        text: The README, whose relative links lead to files of the repository.
+        repository: ``owner/name`` on GitHub.
+        ref: The tag or branch that is built.
+    """
+
+    def absolute(match):
+        mark, label, target = match.groups()
+        place = f'https://github.com/{repository}/blob/{ref}'
+        if mark:  # an image
+            place = f'https://raw.githubusercontent.com/{repository}/{ref}'
+        return f'{mark}[{label}]({place}/{target})'
+
+    return re.sub(r'(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)', absolute, text)
+
+
+def urls(repository):
+    """The project's addresses; those of its repository where that is known."""
+    found = {
+        'Paper': 'https://arxiv.org/abs/2203.11987',
+        'Official code and weights': 'https://github.com/iVMCL/PaCaViT',
+    }
+    if repository:
+        ours = f'https://github.com/{repository}'
+        found |= {
+            'Repository': ours,
+            'Issues': f'{ours}/issues',
+            'Changelog': f'{ours}/blob/HEAD/CHANGELOG.md',
+        }
+    return found
+
+
+if __name__ == '__main__':
+    # Workflows on GitHub know where they run; a build by hand has no page that its links could miss.
+    home = os.environ.get('GITHUB_REPOSITORY')
+    page = (ROOT / 'README.md').read_text()
+    setup(
+        cmdclass={'build_py': BuildWithAssets},
+        zip_safe=False,
+        long_description=readme(page, home, os.environ.get('GITHUB_REF_NAME', 'HEAD')) if home else page,
+        long_description_content_type='text/markdown',
+        project_urls=urls(home),
+    )

@@ -1,16 +1,26 @@
-"""What every command line shares: a user's mistake ends in one message and exit code 2."""
+"""The command line ``paca-mm``, and what every command shares.
 
+A command is a module of ``paca_mm.commands``: its docstring says what it does, ``EXAMPLES`` what one
+types behind its name, ``add_arguments(parser)`` what it takes and ``run(args)`` does it, returning
+an exit code or None. Such a module imports nothing heavy before ``run``, so that ``--help`` answers at
+once. A user's mistake ends in one message and exit code 2.
+"""
+
+import argparse
 import functools
+import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from paca_mm.errors import UserError
+from paca_mm import __version__
+from paca_mm.errors import UserError, did_you_mean
+from paca_mm.paths import COMMANDS, command_line
 
 
 def command(main: Callable[..., Any]) -> Callable[..., None]:
-    """Wrap a tool's ``main`` so that a :class:`UserError` is printed without a traceback.
+    """Wrap a ``main`` so that a :class:`UserError` is printed without a traceback.
 
     The error may have travelled through mmengine's registry or a data loader's worker, which put
     their own words (and the worker's traceback) before the message; those are cut off.
@@ -19,7 +29,7 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            main(*args, **kwargs)
+            code = main(*args, **kwargs)
         except UserError as e:
             print(f'\nerror: {plain_message(e)}', file=sys.stderr)
             raise SystemExit(2) from None
@@ -36,6 +46,8 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print('\nstopped.', file=sys.stderr)
             raise SystemExit(130) from None
+        if code:
+            raise SystemExit(code)
 
     return run
 
@@ -46,3 +58,79 @@ def plain_message(error: BaseException) -> str:
     while match := re.match(r'class `\w+` in [\w/.]+: ', message):
         message = message[match.end() :]
     return message.strip()
+
+
+def front(name: str) -> Callable[..., None]:
+    """The ``main`` of a script in ``tools/``: a command under its older name."""
+
+    @command
+    def main(argv: Sequence[str] | None = None) -> int | None:
+        return run_command(name, argv, f'{COMMANDS[name]}.py', command_line(name))
+
+    return main
+
+
+def run_command(
+    name: str, argv: Sequence[str] | None, prog: str, example: str | None = None
+) -> int | None:
+    """Parse the words behind a command and run it.
+
+    Args:
+        name: The command.
+        argv: The words; those of the process by default.
+        prog: What the usage line calls it.
+        example: How the examples begin; as the usage line by default.
+
+    Returns:
+        The exit code; None is 0.
+    """
+    module = importlib.import_module(f'paca_mm.commands.{name.replace("-", "_")}')
+    lines = [f'{example or prog} {words}'.rstrip() for words in module.EXAMPLES]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=module.__doc__.strip(),
+        epilog='example:\n  ' + '\n  '.join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(argv))
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """``paca-mm COMMAND ...`` and ``python -m paca_mm COMMAND ...``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    start = command_line('config').rpartition(' ')[0]  # as it was typed
+    if not words or words[0] in ('-h', '--help', 'help'):
+        print(_overview(start))
+        return None if words else 2
+    if words[0] in ('-V', '--version'):
+        print(f'paca_mm {__version__}')
+        return None
+    if words[0] not in COMMANDS:
+        near = did_you_mean(words[0], COMMANDS)
+        raise UserError(
+            f'{start} has no command {words[0]!r}{near}\n  the commands: {", ".join(COMMANDS)}'
+        )
+    return run_command(words[0], words[1:], f'{start} {words[0]}')
+
+
+def _overview(start: str) -> str:
+    """The list of the commands, with the first sentence of each."""
+    width = max(map(len, COMMANDS))
+    rows = []
+    for name in COMMANDS:
+        module = importlib.import_module(f'paca_mm.commands.{name.replace("-", "_")}')
+        rows.append(f'  {name:<{width}}  {module.__doc__.strip().splitlines()[0].rstrip(".")}')
+    return '\n'.join(
+        [
+            f'usage: {start} COMMAND ...',
+            '',
+            'Efficient vision backbones for OpenMMLab: PaCa-ViT and its neighbours.',
+            '',
+            *rows,
+            '',
+            f'example:\n  {start} demo',
+            f'{start} COMMAND --help says what a command takes; {start} --version the version.',
+        ]
+    )

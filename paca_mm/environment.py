@@ -1,6 +1,6 @@
 """What an environment must hold for paca_mm, checked piece by piece.
 
-``tools/doctor.py`` prints :func:`check_environment`. Nothing but the standard library is needed
+``paca-mm doctor`` prints :func:`check_environment`. Nothing but the standard library is needed
 here, and nothing heavy inside the functions that cannot be missing: a broken environment has to be
 reported, not to break the report.
 """
@@ -20,7 +20,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from paca_mm import threads
 from paca_mm.errors import UserError
+from paca_mm.paths import command_line
 
 OK, WARN, FAIL = 'ok', 'warn', 'fail'
 
@@ -71,6 +73,7 @@ def check_environment() -> list[Check]:
         check_python,
         check_package,
         check_torch,
+        check_threads,
         check_torchvision,
         check_opencv,
         check_stack,
@@ -78,6 +81,7 @@ def check_environment() -> list[Check]:
         check_mmcv_ops,
         check_registry,
         check_models,
+        check_tensorboard,
         check_disk,
     ]
     checks: list[Check] = []
@@ -102,7 +106,8 @@ def require(host: str) -> None:
     error = _import_error(host)
     if error:
         install = f'pip install --no-build-isolation {STACKS[_stack()][host][0]}'
-        cure = 'python tools/doctor.py says what is wrong with it.' if _exists(host) else install
+        says = f'{command_line("doctor")} says what is wrong with it.'
+        cure = says if _exists(host) else install
         raise UserError(
             f'this config needs the package {host!r}, which cannot be imported ({error}).\n'
             f'  to fix it: {cure}'
@@ -156,6 +161,20 @@ def check_torch() -> list[Check]:
         cure = f'paca_mm is tested with torch {needed} and newer'
         return [Check(WARN, 'torch', found, cure)]
     return [Check(OK, 'torch', found)]
+
+
+def check_threads() -> list[Check]:
+    """Torch has as many threads on a CPU as it gets cores."""
+    if _import_error('torch'):
+        return []  # said already
+    import torch
+
+    now = threads.situation(torch.get_num_threads())
+    load = '' if now.load is None else f', load {now.load:.1f}'
+    found = f'{now.threads} of torch, {now.cores} cores{load}'
+    if fault := threads.advice(now):
+        return [Check(WARN, 'threads', fault[0], f'on a CPU: {fault[1]}')]
+    return [Check(OK, 'threads', found)]
 
 
 def check_torchvision() -> list[Check]:
@@ -269,9 +288,11 @@ def check_registry() -> list[Check]:
     from .families import families
 
     toys = [(f.backbone, f.toy) for f in families().values() if f.backbone and f.toy]
+    # Their registries import it late, and what they say then no longer names it.
+    stopped = HOSTS if _exists('torchvision') and _import_error('torchvision') else ()
     checks = []
     for scope, (backbone, toy) in product(('mmengine', *HOSTS), toys):
-        if _import_error(f'{scope}.registry'):
+        if _import_error(f'{scope}.registry') or scope in stopped:
             continue
         name = f'{backbone} in {scope}'
         try:
@@ -307,6 +328,16 @@ def check_models() -> list[Check]:
         else:
             checks.append(Check(OK, family.backbone, 'computes features of a 64x64 image'))
     return checks
+
+
+def check_tensorboard() -> list[Check]:
+    """That ``TensorboardVisBackend`` in a config has its package; nothing else needs it."""
+    if _import_error('mmengine') or _import_error('torch'):
+        return []
+    if _import_error('torch.utils.tensorboard') is None:
+        return [Check(OK, 'tensorboard', _version('tensorboard') or 'importable')]
+    found = 'not installed; a TensorboardVisBackend in a config needs it (pip install tensorboard)'
+    return [Check(OK, 'tensorboard', found)]
 
 
 def check_disk(folder: Path | None = None) -> list[Check]:

@@ -1,54 +1,8 @@
 """Predict images with a checkpoint: drawn images and predictions.json in one folder."""
 
-import argparse
+from paca_mm.cli import front
 
-from paca_mm.cli import command
-from paca_mm.datasets.images import find_images
-from paca_mm.engine.config import load_config
-from paca_mm.engine.predict import Predictor, predict_all
-
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('input', help='an image, a folder, or a quoted glob')
-    parser.add_argument('config', help='the config that the checkpoint was trained with')
-    parser.add_argument('checkpoint', help='a .pth or .safetensors file, official or ours')
-    parser.add_argument(
-        '--out', default='work_dirs/infer', help='the folder (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a detection (default: 0.3)'
-    )
-    parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
-    parser.add_argument(
-        '--shapes', action='store_true', help='the checkpoint was trained with --shapes'
-    )
-    return parser.parse_args(argv)
-
-
-def describe(record):
-    """One line about a prediction."""
-    if 'instances' in record:
-        found = [f'{i["class"]} {i["score"]:.2f}' for i in record['instances']]
-    elif 'classes' in record:
-        found = [f'{c["class"]} {c["share"]:.0%}' for c in record['classes']]
-    else:
-        found = [f'{t["class"]} {t["score"]:.2f}' for t in record['top']]
-    more = f', {len(found) - 6} more' if len(found) > 6 else ''
-    return ', '.join(found[:6]) + more or 'nothing found'
-
-
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    images = find_images(args.input)
-    cfg = load_config(args.config, shapes=args.shapes)
-    predictor = Predictor(cfg, args.checkpoint, args.device)
-    records = predict_all(predictor, images, args.out, args.score_thr)
-    for number, record in enumerate(records, start=1):
-        print(f'[{number}/{len(images)}] {record["picture"]}: {describe(record)}', flush=True)
-    print(f'\ndrawn images and predictions.json are in {args.out}')
-
+main = front('infer')
 
 if __name__ == '__main__':
     main()

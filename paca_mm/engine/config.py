@@ -1,56 +1,40 @@
 """Configs as the tools take them: found or missed by name, and turned to the embedded dataset."""
 
-from difflib import get_close_matches
-from pathlib import Path
-
 from mmengine.config import Config
 
+from paca_mm.bases import cure_for_missing_base
 from paca_mm.errors import UserError
-from paca_mm.paths import assets_root
+from paca_mm.paths import assets_root, configs, find_config
 
-from .tasks import TASKS, task_for
+from .tasks import task_for
 from .walk import leave_weights_out, walk
+
+__all__ = ['configs', 'load_config', 'use_shapes']
 
 
 def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
     """Load a config file.
 
     Args:
-        path: A file, as given or relative to the project (``configs/det/mask_rcnn_paca.py`` works
-            from any working directory).
+        path: A file; of ours also as :func:`~paca_mm.paths.find_config` finds it from any folder.
         options: What ``--cfg-options`` holds; it wins over everything.
         shapes: Turn the config to the embedded dataset (see :func:`use_shapes`).
 
     Raises:
         UserError: There is no such config, or it cannot be parsed.
     """
-    file = Path(path).expanduser()
-    if not file.is_file() and (assets_root() / path).is_file():
-        file = assets_root() / path
-    if not file.is_file():
-        known = {str(p.relative_to(assets_root())): p.name for p in configs()}
-        near = get_close_matches(file.name, known.values(), n=3, cutoff=0.5)
-        hints = ''.join(f'\n  {name}' for name in known if Path(name).name in near)
-        raise UserError(
-            f'there is no config {path!r} (looked in {Path.cwd()} and in {assets_root()}).'
-            + (f' Did you mean:{hints}' if hints else ' The configs are in configs/{det,seg,cls}/.')
-        )
+    file = find_config(path)
     try:
         cfg = Config.fromfile(file)
     except Exception as e:
+        if cure := cure_for_missing_base(file):
+            raise UserError(cure) from e
         raise UserError(f'{file} cannot be read as a config: {type(e).__name__}: {e}') from e
     if shapes:
         use_shapes(cfg)
     if options:
         cfg.merge_from_dict(options)
     return cfg
-
-
-def configs() -> list[Path]:
-    """All config files of this project that can be run (the bases cannot)."""
-    root = assets_root() / 'configs'
-    files = (file for task in TASKS for file in (root / task).rglob('*.py'))
-    return sorted(file for file in files if '_base_' not in file.relative_to(root).parts)
 
 
 def use_shapes(cfg: Config) -> None:

@@ -1,12 +1,15 @@
 """Hooks that configs name as ``paca_mm.<Hook>``."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.hooks import CheckpointHook, Hook
 
+from paca_mm import threads
 from paca_mm.registry import HOOKS
 
 
@@ -88,3 +91,46 @@ class DrawClassesHook(Hook):
                 resize=max(self.least, min(pixels.shape[:2])),
                 out_file=os.path.join(self.out_dir, f'{name}.png'),
             )
+
+
+@HOOKS.register_module()
+class ThreadsHook(Hook):
+    """Says once, after the first iterations on a CPU, if their threads do not get the cores they want.
+
+    It adds nothing where all is well.
+
+    Args:
+        iters: How many iterations are looked at, behind the first, which is not like the others.
+    """
+
+    priority = 'VERY_LOW'  # behind the hooks that work in an iteration, as before them
+
+    def __init__(self, iters: int = 5) -> None:
+        self._left = iters + 1
+        self._waited: float | None = 0.0
+        self._took = 0.0
+        self._began: tuple[float | None, float] | None = None
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Look at the clocks; the batch is there."""
+        if self._left > 0:
+            self._began = threads.time_waited(), time.monotonic()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Look at them again; behind the last iteration, speak."""
+        if self._began is None:
+            return
+        (waited_before, before), self._began = self._began, None
+        waited, now = threads.time_waited(), time.monotonic()
+        self._left -= 1
+        if batch_idx > 0:
+            self._took += now - before
+            known = None not in (waited, waited_before, self._waited)
+            self._waited = self._waited + waited - waited_before if known else None  # type: ignore
+        if self._left == 0 and self._took > 0:
+            share = None if self._waited is None else self._waited / self._took
+            found = threads.advice(threads.situation(torch.get_num_threads(), share))
+            if found:
+                runner.logger.warning(f'{found[0]}. To fix it: {found[1]}.')

@@ -1,66 +1,29 @@
-"""From a command line to a finished run: what ``tools/train.py`` and ``tools/test.py`` do."""
+"""From a command line to a finished run: what ``paca-mm train`` and ``paca-mm test`` do."""
 
 import argparse
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.runner import Runner
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.latest import read_latest
 from paca_mm.errors import UserError
-from paca_mm.paths import assets_root
+from paca_mm.paths import command_line
 
 from .checks import check_config
 from .config import load_config
 from .distributed import has_accelerator, prepare_cpu, say
+from .hooks import ThreadsHook
 from .loading import naming_files
 from .runner import SafeRunner
 from .tasks import Task, task_for
-
-
-class Options(DictAction):
-    """mmengine's ``DictAction``, which also keeps the words as they were typed."""
-
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        namespace.typed_options = [*getattr(namespace, 'typed_options', ()), *values]
-        super().__call__(parser, namespace, values, option_string)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that training and testing share, named as in mmdetection's own scripts."""
-    parser.add_argument(
-        '--shapes',
-        action='store_true',
-        help='run on the embedded dataset instead of the one in the config (made on first use)',
-    )
-    parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Options,
-        metavar='KEY=VALUE',
-        help='settings that win over the config, such as train_dataloader.batch_size=4',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes of a distributed run were started',
-    )
-    # torch's launchers pass it; the rank itself is read from the environment.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -79,6 +42,8 @@ def train(args: argparse.Namespace) -> None:
     runner = _build_runner(cfg)
     if content is not None and isinstance(runner, SafeRunner):
         runner.take(cfg.load_from, content)
+    if not has_accelerator():
+        runner.register_hook(ThreadsHook())
     runner.train()
     checkpoint = last_checkpoint(cfg.work_dir)
     lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']
@@ -134,7 +99,7 @@ def _build_runner(cfg: Config) -> Runner:
         runner = Runner.from_cfg(cfg)
     except ImportError as e:
         raise UserError(
-            f'{e}\n  to see what is missing and how to fix it: python tools/doctor.py'
+            f'{e}\n  to see what is missing and how to fix it: {command_line("doctor")}'
         ) from e
     build = runner.build_dataloader
     runner.build_dataloader = lambda *args, **kwargs: naming_files(build(*args, **kwargs))
@@ -181,14 +146,11 @@ def _resume(cfg: Config, checkpoint: str) -> Any | None:
 
 def _test_command(args: argparse.Namespace, checkpoint: str | None) -> str:
     """The command that evaluates what was trained, from the present folder."""
-    script = assets_root() / 'tools' / 'test.py'
-    if script.is_relative_to(Path.cwd()):
-        script = script.relative_to(Path.cwd())
-    words = ['python', str(script), args.config, str(checkpoint)]
+    words = [args.config, str(checkpoint)]
     words += ['--shapes'] if args.shapes else []
     words += ['--work-dir', args.work_dir] if args.work_dir else []
     typed = getattr(args, 'typed_options', ())
-    return shlex.join([*words, *(['--cfg-options', *typed] if typed else [])])
+    return command_line('test', *words, *(['--cfg-options', *typed] if typed else []))
 
 
 def _dump_into(cfg: Config, task: Task, file: str) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.errors import UserError
+from paca_mm.paths import command_line
 
 
 #: Files that a training passes over before it stops; ``max_skipped`` in a config.
@@ -56,7 +57,8 @@ class SkippedFiles:
                 f'{len(skipped)} files cannot be read, and max_skipped={self.most} of them may be passed '
                 f'over:\n  {files}\n'
                 '  to fix it: fetch these files again, or remove them and their annotations '
-                '(tools/check_dataset.py finds all of them); max_skipped=N in the config to go on.'
+                f'({command_line("check-dataset", "CONFIG")} finds all of them); max_skipped=N in the config '
+                'to go on.'
             )
         print_log(
             f'{file} {fault}: another image takes its place ({len(skipped)} of at most {self.most} '

@@ -1,13 +1,14 @@
 """Under which conditions a measurement was made."""
 
 import datetime
-import os
 import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from paca_mm.threads import cores
 
 from .clock import need
 
@@ -40,13 +41,6 @@ class Conditions:
             f'{self.device}, {self.threads} threads, torch {self.torch}, Python {self.python}, '
             f'{self.date}'
         )
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

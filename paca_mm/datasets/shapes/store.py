@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from paca_mm.errors import UserError
+from paca_mm.paths import command_line
 
 from .dataset import FORMAT, RECIPE, ShapesSpec, image_name, write_dataset
 
@@ -154,7 +155,7 @@ def _check(out: Path, asked: dict[str, int]) -> None:
     """Raise unless `out` is a complete dataset of this recipe and of the values asked for."""
     info = read_info(out)
     cure = (
-        f'\n  to fix it: make it again with `python tools/make_shapes.py {out} --force`, or name '
+        f'\n  to fix it: make it again with `{command_line("shapes", str(out), "--force")}`, or name '
         'another folder.'
     )
     if info['recipe'] != RECIPE:
@@ -221,7 +222,7 @@ def _foreign(out: Path) -> UserError:
     if not out.exists():
         return UserError(
             f'There is no shapes dataset in {out}.\n'
-            f'  to fix it: make it with `python tools/make_shapes.py {out}`.'
+            f'  to fix it: make it with `{command_line("shapes", str(out))}`.'
         )
     free = out / 'shapes' if out.is_dir() else out.with_name(out.name + '_shapes')
     return UserError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
+from paca_mm.paths import command_line
 
 from ..data_checks import Head, heads_of
 
@@ -134,7 +135,7 @@ class Task:
             + f'  to fix it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
             f'  or name it: --cfg-options {loader}.dataset.data_root=/path/to/your/data/\n'
             '  without any download: run the same command with --shapes, or try the embedded '
-            f'dataset:\n    python tools/train.py {self.shapes_config}'
+            f'dataset:\n    {command_line("train", self.shapes_config)}'
         )
 
 

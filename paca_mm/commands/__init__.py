@@ -1,0 +1,1 @@
+"""The commands of ``paca-mm``, a module each; see :mod:`paca_mm.cli` for what is in one."""

@@ -1,0 +1,73 @@
+"""Options that several commands share."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from paca_mm.errors import UserError
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options KEY=VALUE ...``, kept as words; :func:`cfg_options` parses them."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='settings that win over the config, such as train_dataloader.batch_size=4',
+    )
+
+
+def cfg_options(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """The words of ``--cfg-options`` as mmengine's ``DictAction`` understands them.
+
+    Raises:
+        UserError: A word is no KEY=VALUE, or its brackets do not match.
+    """
+    if not words:
+        return None
+    from mmengine.config import DictAction
+
+    parsed = argparse.Namespace()
+    action = DictAction(['--cfg-options'], 'cfg_options', nargs='+')
+    for word in words:
+        if not word.partition('=')[0].strip() or '=' not in word:
+            raise UserError(
+                f'--cfg-options {word}: it must be KEY=VALUE.\n'
+                '  to fix it: put a value with blanks or brackets into quotes, '
+                "such as 'model.head.topk=(1, 5)'."
+            )
+        try:
+            action(argparse.ArgumentParser(), parsed, [word])
+        except AssertionError as e:  # how DictAction says it
+            raise UserError(f'--cfg-options {word}: {e}') from e
+    return parsed.cfg_options
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that training and testing share, named as in mmdetection's own scripts."""
+    parser.add_argument(
+        '--shapes',
+        action='store_true',
+        help='run on the embedded dataset instead of the one in the config (made on first use)',
+    )
+    parser.add_argument(
+        '--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)'
+    )
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed run were started',
+    )
+    # torch's launchers pass it; the rank itself is read from the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parsed(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with ``cfg_options`` as a dict; ``typed_options`` keeps the words."""
+    words = args.cfg_options or []
+    return argparse.Namespace(
+        **{**vars(args), 'cfg_options': cfg_options(words), 'typed_options': words}
+    )
