@@ -135,4 +135,3 @@ def size_of(model):
     side = ShapesSpec.size // 2 if model.task == 'cls' else ShapesSpec.size
     built = build(load_config(str(model.path))).eval()
     return count(built, lambda m: forward(m, model.task, side, side))
-

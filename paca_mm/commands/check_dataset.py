@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--workers', type=int, metavar='N', help='processes (default: all cores)')
     parser.add_argument(
-        '--out', metavar='DIR', help='where report.{txt,json,html} go (default: work_dirs/NAME/data)'
+        '--out',
+        metavar='DIR',
+        help='where report.{txt,json,html} go (default: work_dirs/NAME/data)',
     )
     parser.add_argument(
         '--shapes', action='store_true', help='the embedded dataset (made on first use)'

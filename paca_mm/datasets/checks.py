@@ -17,7 +17,9 @@ def absent_among(files: Iterable[str]) -> list[str]:
     for file in files:
         folder, name = os.path.split(file)
         if folder not in listed:
-            listed[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
+            listed[folder] = (
+                set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
+            )
         if name not in listed[folder]:
             absent.append(file)
     return absent
@@ -85,7 +87,9 @@ def check_sizes(stated: Mapping[str, tuple[int, int]], where: str, look: Look) -
     for path, size in zip(looked_at, look.sizes(looked_at), strict=True):
         if size is None or stated[path] == (size.width, size.height):
             continue
-        words = f'{path}: {size.width} x {size.height}, stated {stated[path][0]} x {stated[path][1]}'
+        words = (
+            f'{path}: {size.width} x {size.height}, stated {stated[path][0]} x {stated[path][1]}'
+        )
         before_turn = size.turned and stated[path] == (size.height, size.width)
         (turned if before_turn else odd).append(Offender(words, path))
     if odd:
@@ -188,5 +192,3 @@ def _doubt(folder: str, labelling: Labelling, found: Sequence[int]) -> Fault | N
             'number the classes from 0 on. In black and white masks, 1 instead of 255.',
         )
     return None
-
-

@@ -331,7 +331,9 @@ def _segmentation(ann: Mapping, image: Mapping | None, note: Callable) -> None:
             note('rle', 'without counts or size')
         elif image is not None and image['width'] and size != [image['height'], image['width']]:
             note('rle', f'size={size}, of an image of [{image["height"]}, {image["width"]}]')
-        elif isinstance(counts, list) and (not _numbers(counts) or sum(counts) != size[0] * size[1]):
+        elif isinstance(counts, list) and (
+            not _numbers(counts) or sum(counts) != size[0] * size[1]
+        ):
             note('rle', f'its counts do not add up to {size[0]} x {size[1]}')
     else:
         note('polygon-no-numbers', f'segmentation={mask!r}'[:60])

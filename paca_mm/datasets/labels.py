@@ -106,7 +106,9 @@ def look_at_mask(image: str, mask: str) -> Mask:
     except Exception:  # whatever a damaged file trips over
         fault = fault_of(mask, decode=True) if mask.lower().endswith(SUFFIXES) else None
         cure = 'write it again, or remove it and its image.'
-        return Mask({}, Fault('unreadable-mask', f'the mask {mask}', f'{fault}.', cure) if fault else None)
+        return Mask(
+            {}, Fault('unreadable-mask', f'the mask {mask}', f'{fault}.', cure) if fault else None
+        )
     if numbers.ndim != 2:
         what = f'has {numbers.shape[2]} channels: a mask has one, which holds the number of each '
         cure = 'write the numbers of the classes instead of their colours.'

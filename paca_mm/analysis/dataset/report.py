@@ -60,9 +60,7 @@ def as_text(survey: Survey) -> str:
             for place, fault in faults
         ]
         parts.append(columns(rows))
-        parts += [
-            f'{"error" if fault.fatal else "warning"}: {fault}' for _, fault in faults
-        ]
+        parts += [f'{"error" if fault.fatal else "warning"}: {fault}' for _, fault in faults]
     else:
         parts.append('no faults.')
     return '\n\n'.join(parts)

@@ -105,4 +105,3 @@ def _search(args, cfg, every, images, report, wanted, file):
         words += ['--cfg-options', *args.typed_options]
     print(f'the nearest size as a config: {file}\n  to train it: {command_line("train", *words)}')
     return search_data(ranked, budget, target, str(file))
-

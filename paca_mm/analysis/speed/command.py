@@ -43,7 +43,6 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def compare(args, conditions):
-
     names = comparison() if args.families else args.models or list(DEFAULT)
     baseline = args.baseline or names[0]
     if baseline not in names:
@@ -62,7 +61,6 @@ def compare(args, conditions):
 
 
 def print_names():
-
     print('models:', *known(), sep='\n  ')
     print('  timm/NAME, mmpretrain/NAME, path/to/config.py')
     print('variants, behind a +:')
@@ -96,4 +94,3 @@ def progress_line():
     # Drawn when there is news and by no thread of its own, which would take time from what is timed.
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         yield lambda text: live.update(Text(text, no_wrap=True, overflow='ellipsis'), refresh=True)
-

@@ -49,9 +49,7 @@ class Task:
     def complete_dataset(self, cfg: Config, dataset: dict) -> None:
         """Fill in, in place, what steps of a dataset's pipeline want to know of its classes."""
 
-    def check_dataset(
-        self, cfg: Config, dataset: dict, place: str, look: Look
-    ) -> Iterator[Fault]:
+    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
         """Check the files of one dataset, and the model's heads against its classes.
 
         Args:

@@ -41,9 +41,7 @@ class Classification(Task):
     headline = 'accuracy/top1'
     demo_goal = 90.0
 
-    def check_dataset(
-        self, cfg: Config, dataset: dict, place: str, look: Look
-    ) -> Iterator[Fault]:
+    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return
@@ -114,9 +112,7 @@ class Classification(Task):
         return DataSample(metainfo=dict(meta)).set_gt_label(0)
 
 
-def _check_crop(
-    files: Sequence[str], dataset: dict, place: str, look: Look
-) -> Iterator[Fault]:
+def _check_crop(files: Sequence[str], dataset: dict, place: str, look: Look) -> Iterator[Fault]:
     """Images smaller than the crop that is taken of them as they are."""
     crop = _crop_of_whole_images(dataset.get('pipeline') or [])
     if crop is None:

@@ -44,9 +44,7 @@ class Detection(Task):
             and 'Semantic' not in head.type
         ]
 
-    def check_dataset(
-        self, cfg: Config, dataset: dict, place: str, look: Look
-    ) -> Iterator[Fault]:
+    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
         if is_remote(dataset):
             return
         kind = det_data.kind_of(dataset)

@@ -60,15 +60,15 @@ def _check_paths(task: Task, dataset: Mapping, place: str) -> tuple[str, str]:
     return ann_file, images
 
 
-def _check_other(
-    task: Task, cfg: Config, dataset: dict, place: str, look: Look
-) -> Iterator[Fault]:
+def _check_other(task: Task, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
     _check_paths(task, dataset, place)
     classes = classes_of(dataset, place)
     if classes is not None:
         known = getattr(dataset_class(dataset), 'METAINFO', {})
         things = known.get('thing_classes') or known.get('THING_CLASSES') or ()
-        check_num_classes(task.heads(cfg.model), classes, place, others=[len(things)] if things else [])
+        check_num_classes(
+            task.heads(cfg.model), classes, place, others=[len(things)] if things else []
+        )
     return
     yield  # an iterator, as the others are
 
@@ -102,7 +102,7 @@ def _check_listed(
             'nothing-to-train-on',
             ann_file,
             f'lists {len(files)} images and no object of the classes {some_of(classes or ())}.',
-            f"{place}.metainfo=dict(classes=(...)) with the names that its objects have.",
+            f'{place}.metainfo=dict(classes=(...)) with the names that its objects have.',
             fatal=place.startswith('train'),
         )
     elif classes is not None and not 0 <= min(labels) <= max(labels) < len(classes):
@@ -119,9 +119,7 @@ def _check_listed(
     yield from check_sizes(stated, ann_file, look)
 
 
-def _check_coco(
-    task: Task, cfg: Config, dataset: dict, place: str, look: Look
-) -> Iterator[Fault]:
+def _check_coco(task: Task, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
     ann_file, folder = _check_paths(task, dataset, place)
     if not dataset.get('ann_file'):
         task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
@@ -177,7 +175,9 @@ def _loads_masks(dataset: Mapping) -> bool:
 def _metrics(cfg: Config, place: str) -> Iterator[Mapping]:
     """COCO's evaluators that compare with a file."""
     for evaluator in walk(cfg.get(place)):
-        if type_name(evaluator) in ('CocoMetric', 'LVISMetric') and not evaluator.get('format_only'):
+        if type_name(evaluator) in ('CocoMetric', 'LVISMetric') and not evaluator.get(
+            'format_only'
+        ):
             yield evaluator
 
 

@@ -61,9 +61,7 @@ class Segmentation(Task):
                 step.setdefault('num_classes', num_classes)
                 step.setdefault('ignore_index', dataset.get('ignore_index', 255))
 
-    def check_dataset(
-        self, cfg: Config, dataset: dict, place: str, look: Look
-    ) -> Iterator[Fault]:
+    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return

@@ -24,7 +24,9 @@ def overlooked(made: Any, samples: Sequence[Mapping], folder: str, place: str) -
     """
     if made.ann_file:
         return  # the list says which images are meant
-    used = {os.path.abspath(s[key]) for s in samples for key in ('img_path', 'seg_map_path') if key in s}
+    used = {
+        os.path.abspath(s[key]) for s in samples for key in ('img_path', 'seg_map_path') if key in s
+    }
     suffix = made.img_suffix
     left = sorted(
         path
@@ -59,7 +61,9 @@ def check_ignore_index(cfg: Config, ignore_index: int, place: str) -> Iterator[F
         for name in ('decode_head', 'auxiliary_head'):
             for head in walk(cfg.model.get(name)):
                 if 'num_classes' in head and 'type' in head:
-                    found.append((f'model.{name} ({type_name(head)})', head.get('ignore_index', 255)))
+                    found.append(
+                        (f'model.{name} ({type_name(head)})', head.get('ignore_index', 255))
+                    )
     else:
         for metric in walk(cfg.get(f'{phase}_evaluator')):
             if type_name(metric) == 'IoUMetric':
