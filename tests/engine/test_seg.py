@@ -18,8 +18,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
 from paca_mm.checkpoint import read_checkpoint
+from paca_mm.datasets.checks import check_masks
+from paca_mm.datasets.labels import Labelling
+from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
-from paca_mm.engine import data_checks
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
@@ -269,7 +271,7 @@ def test_what_the_check_before_training_does_not_see_is_named_when_it_is_read(
 ):
     mask = copy / 'masks/train/000003.png'
     repaint(mask, lambda labels: labels[:2].fill(8))
-    monkeypatch.setattr(data_checks, 'SAMPLE_MASKS', 0)
+    monkeypatch.setattr(Look, 'most_masks', 0)
     options = (f'train_dataloader.num_workers={workers}', 'train_dataloader.batch_size=4')
     message = fails(capfd, 'train', 'tiny.py', *on(copy, *options))
     assert message.startswith(f'{mask} holds the class number 8, which the model does not have')
@@ -313,20 +315,19 @@ def test_masks_of_one_class(copy, capfd, reduce_zero_label, white, message):
     assert 'In black and white masks, 1 instead of 255' in found
 
 
-def test_a_doubt_of_the_sample_is_settled_by_all_masks(copy):
+def test_a_doubt_of_the_sample_is_settled_by_all_masks(copy, monkeypatch):
     """A class may be in few masks: that the sample does not hold it shows nothing."""
-    from paca_mm.datasets.labels import Labelling, check_masks
-
     files = sorted((copy / 'train').iterdir())
     pairs = [(str(file), str(copy / 'masks/train' / file.name)) for file in files]
     for _, mask in pairs:
         repaint(mask, lambda labels: labels.__imod__(3))
     labelling = Labelling(3, reduce_zero_label=True)
-    with pytest.raises(UserError, match='hold the numbers 0 to 2'):
-        check_masks(pairs, labelling, 1, every_class=True)
+    monkeypatch.setattr(Look, 'most_masks', 1)
+    (fault,) = check_masks(pairs, labelling, Look(), every_class=True)
+    assert 'hold the numbers 0 to 2' in str(fault)
     for last in (0, 3):  # whichever one the sample is
         repaint(pairs[last][1], lambda labels: labels[0].fill(3))
-    check_masks(pairs, labelling, 1, every_class=True)
+    assert [*check_masks(pairs, labelling, Look(), every_class=True)] == []
 
 
 @pytest.mark.slow
@@ -357,27 +358,25 @@ def test_image_and_mask_of_different_sizes(copy, capfd):
 def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypatch):
     mask = copy / 'masks/train/000002.png'
     Image.open(mask).crop((0, 0, 100, 128)).save(mask)
-    monkeypatch.setattr(data_checks, 'SAMPLE_MASKS', 0)
+    monkeypatch.setattr(Look, 'most_masks', 0)
     message = fails(capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.batch_size=4'))
     assert f'{mask} has 100 x 128 pixels' in message
 
 
 def test_a_turned_image_is_as_large_as_it_is_read(copy):
     """A portrait may be stored as a landscape with an orientation, by which OpenCV turns it."""
-    from paca_mm.datasets.labels import Labelling, check_masks
-
     exif = Image.Exif()
     exif[0x0112] = 6
     image, mask = copy / 'a.jpg', copy / 'a.png'
     Image.new('RGB', (40, 30)).save(image, exif=exif)
     Image.new('L', (30, 40)).save(mask)
-    check_masks([(str(image), str(mask))], Labelling(2), 9, False)
+    assert [*check_masks([(str(image), str(mask))], Labelling(2), Look(), False)] == []
 
 
 @pytest.mark.parametrize(
     ('spoil', 'message'),
     [
-        (lambda mask: mask.unlink(), 'has no mask.\n  looked for: '),
+        (lambda mask: mask.unlink(), 'names masks that are not there: 1 of 2'),
         (lambda mask: mask.write_bytes(mask.read_bytes()[:100]), 'is torn'),
         (lambda mask: Image.open(mask).convert('RGB').save(mask), 'has 3 channels: a mask has one'),
     ],
@@ -388,7 +387,8 @@ def test_masks_that_are_none(copy, capfd, spoil, message):
     spoil(mask)
     found = fails(capfd, 'train', 'tiny.py', *on(copy))
     assert message in found
-    assert str(mask) in found
+    assert mask.name in found
+    assert str(mask.parent) in found
 
 
 def test_no_image_with_the_suffix(copy, capfd):

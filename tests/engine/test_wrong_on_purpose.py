@@ -12,6 +12,8 @@ from helpers.tool import run
 
 pytest.importorskip('mmdet')
 
+from paca_mm.datasets.coco import look_into
+from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.paths import assets_root
 
@@ -177,13 +179,11 @@ def test_a_corrupt_image_is_found_before_training(here, capfd):
 
 @pytest.mark.slow
 def test_an_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeypatch):
-    """The check before training looks at a sample; the rest is named when it stops the run."""
-    from paca_mm.engine import data_checks
-
+    """The check before training looks at a sample; the rest is named when it is read."""
     root = ensure_shapes(here / 'copy', num_train=4, num_val=2)
     broken = root / 'train/000003.png'
     broken.write_bytes(b'')
-    monkeypatch.setattr(data_checks, 'SAMPLE', 0)
+    monkeypatch.setattr(Look, 'most_images', 0)
     message = fails(capfd, 'train', SHAPES, *on(root), 'train_dataloader.num_workers=0',
                     'train_dataloader.persistent_workers=False')  # fmt: skip
     assert f'{broken} is empty (0 bytes)' in message
@@ -233,8 +233,9 @@ def test_amp_without_a_gpu(here, shapes, capfd):
 
 
 def test_annotations_of_the_embedded_dataset_are_read_as_any_others(shapes):
-    from paca_mm.engine.tasks.det import _categories
-
     file = shapes / 'annotations/instances_val.json'
     expected = tuple(c['name'] for c in json.loads(file.read_text())['categories'])
-    assert _categories(str(file)) == expected
+    found = look_into(str(file))
+    assert found.classes == expected
+    assert found.tally.counts == {}
+    assert found.usable == found.annotations > 0
