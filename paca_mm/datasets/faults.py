@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from paca_mm.errors import UserError
@@ -84,12 +84,12 @@ def by_kind(faults: Iterable[Fault]) -> Iterator[Fault]:
         yield first
 
 
+@dataclass
 class Tally:
     """Counts offenders by kind and keeps the first few of each."""
 
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.first: dict[str, list[Offender]] = {}
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[Offender]] = field(default_factory=dict)
 
     def note(self, kind: str, offender: Offender) -> None:
         """Count one more."""

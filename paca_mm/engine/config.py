@@ -7,7 +7,7 @@ from paca_mm.errors import UserError
 from paca_mm.paths import assets_root, configs, find_config
 
 from .tasks import task_for
-from .walk import leave_weights_out, walk
+from .walk import leave_weights_out
 
 __all__ = ['configs', 'load_config', 'use_shapes']
 
@@ -40,9 +40,9 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
 def use_shapes(cfg: Config) -> None:
     """Turn any config of ours to the embedded shapes dataset, in place.
 
-    Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every
-    ``num_classes`` of the model its class count, and weights that would have to be downloaded are
-    left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
+    Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every head
+    that learns the dataset's classes has its class count, and weights that would have to be
+    downloaded are left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
     training would be that of a short one's beginning. The task may suit more of it to images that are
     small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is.
     """
@@ -55,9 +55,8 @@ def use_shapes(cfg: Config) -> None:
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
         for key, value in Config.fromfile(base / overlay).items():
             cfg[key] = value
-    for node in walk(cfg.model):
-        if 'num_classes' in node:
-            node['num_classes'] = len(task.shapes_classes)
+    for head in task.heads(cfg.model):
+        head.node['num_classes'] = len(task.shapes_classes)
     leave_weights_out(cfg.model)
     task.suit_shapes(cfg.model)
     cfg.load_from = None

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from helpers.own_data import CLASSES, coco, coco_config, voc
+from helpers.own_data import CLASSES, coco, coco_config, masks, masks_config, voc
 
 pytest.importorskip('mmdet')
 
@@ -70,7 +70,7 @@ def drop(*keys):
         (each(drop('width', 'height'), 'images'), 'has 4 images without width and height'),
         (each(put(width=0), 'images'), 'width or height is no positive number'),
         (each(drop('file_name'), 'images'), 'has 4 images without file_name'),
-        (each(put(id=1), 'images'), 'has 3 images (of 4) whose id another one has'),
+        (each(put(id=1), 'images'), 'has 3 images whose id another one has'),
         (each(drop('iscrowd'), split='val'), 'has 4 annotations without iscrowd'),
         (
             each(put(segmentation=[[1, 2, 30, 40]]), split='val'),
@@ -95,7 +95,8 @@ def drop(*keys):
         (each(put(category_id=99), split='train'), 'no box that could be trained on'),
         (each(put(image_id=99), split='train'), 'no box that could be trained on'),
         (each(put(bbox=[1, 1, 20, -3]), split='train'), 'no box that could be trained on'),
-        (each(put(name='red box'), 'categories'), 'blue disc'),
+        (each(put(name='red box'), 'categories'), 'has 1 category whose name another one has'),
+        (each(put(id=3), 'categories'), 'has 1 category whose id another one has'),
         (each(lambda i, n: i.update(width=i['width'] * 2), 'images'), 'states another size than 4'),
         (each(put(file_name='gone.png'), 'images'), 'names images that are not there: 4 of 4'),
     ],
@@ -197,6 +198,7 @@ def test_absent_images_without_objects_are_left_out_of_a_training(tmp_path):
     root = coco(tmp_path / 'data', empty)
     (root / 'train/1.png').unlink()
     cfg = coco_config(root)
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True, min_size=8)
     check_config(cfg, ['train'])
     cfg.train_dataloader.dataset.filter_cfg = None
     assert 'names images that are not there: 1 of 4' in message_of(cfg)
@@ -297,8 +299,8 @@ def test_xml_files(tmp_path):
         cfg[f'{phase}_dataloader'].dataset.update(
             type='VOCDataset',
             ann_file=f'VOC2007/ImageSets/Main/{split}.txt',
-            data_prefix=dict(sub_data_root='VOC2007/'),
         )
+        cfg[f'{phase}_dataloader'].dataset.data_prefix = dict(sub_data_root='VOC2007/')
     cfg.val_evaluator = cfg.test_evaluator = dict(type='VOCMetric', metric='mAP')
     check_config(cfg, ['train', 'val', 'test'])
     cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
@@ -322,9 +324,8 @@ def test_json_of_openmmlab(tmp_path):
         json.dumps(dict(metainfo=dict(classes=CLASSES), data_list=data_list))
     )
     cfg = coco_config(root)
-    cfg.train_dataloader.dataset.update(
-        type='BaseDetDataset', ann_file='own.json', data_prefix=dict(img_path='train')
-    )
+    cfg.train_dataloader.dataset.update(type='BaseDetDataset', ann_file='own.json')
+    cfg.train_dataloader.dataset.data_prefix = dict(img_path='train')
     check_config(cfg, ['train'])
     instances[0]['bbox_label'] = 2
     (root / 'own.json').write_text(
@@ -344,3 +345,146 @@ def test_what_is_no_coco_file_is_not_parsed_as_one(tmp_path):
     check_config(cfg, ['train'])
     cfg.train_dataloader.dataset.ann_file = 'gone.odgt'
     assert 'the annotation file of train_dataloader is missing' in message_of(cfg)
+
+
+# ---- segmentation
+
+
+@pytest.mark.parametrize('ending', ['JPG', 'jpeg'])
+def test_images_with_another_ending_are_told_of(tmp_path, capsys, ending):
+    """mmseg leaves them out in silence."""
+    pytest.importorskip('mmseg')
+    root = masks(tmp_path / 'data', 6, lambda i: f'{i}.{ending if i % 2 else "jpg"}')
+    check_config(masks_config(root), ['train'])
+    said = capsys.readouterr().out
+    assert f'has 3 images ending in .{ending}, which train_dataloader leaves out' in said
+    assert "the 3 that end in '.jpg'" in said
+
+
+def test_masks_beside_their_images_are_not_overlooked_images(tmp_path, capsys):
+    pytest.importorskip('mmseg')
+    root = masks(tmp_path / 'data')
+    for mask in (root / 'masks/train').iterdir():
+        mask.rename(root / 'train' / mask.name)
+    cfg = masks_config(root)
+    cfg.train_dataloader.dataset.data_prefix = dict(img_path='train', seg_map_path='train')
+    check_config(cfg, ['train'])
+    assert 'warning' not in capsys.readouterr().out
+
+
+def repaint(root, number):
+    import numpy as np
+
+    for mask in (root / 'masks').rglob('*.png'):
+        pixels = np.array(Image.open(mask))
+        pixels[:4] = number
+        Image.fromarray(pixels).save(mask)
+
+
+def test_no_label_has_a_number_of_the_datasets_own(tmp_path):
+    pytest.importorskip('mmseg')
+    root = masks(tmp_path / 'data')
+    repaint(root, 254)
+    own = {f'{phase}_dataloader.dataset.ignore_index': 254 for phase in ('train', 'val', 'test')}
+    found = message_of(masks_config(root, **own))
+    assert 'model.decode_head (PaCaHead) has ignore_index=255, but the dataset of train_dataloader' in (
+        found
+    )
+    own['model.decode_head.ignore_index'] = 254
+    assert 'val_evaluator (IoUMetric) has ignore_index=255' in message_of(masks_config(root, **own))
+    own |= {'val_evaluator.ignore_index': 254, 'test_evaluator.ignore_index': 254}
+    cfg = masks_config(root, **own)
+    check_config(cfg, ['train', 'val', 'test'])
+    (step,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'paca_mm.CheckLabels')
+    assert (step.num_classes, step.ignore_index) == (3, 254)
+
+
+@pytest.mark.parametrize('absent', ['image', 'mask', 'list'])
+def test_a_list_of_images_names_what_is_not_there(tmp_path, absent):
+    pytest.importorskip('mmseg')
+    root = masks(tmp_path / 'data')
+    (root / 'list.txt').write_text('0\n1\n2\n')
+    cfg = masks_config(root, **{'train_dataloader.dataset.ann_file': 'list.txt'})
+    check_config(cfg, ['train'])
+    file = {'image': 'train/1.jpg', 'mask': 'masks/train/1.png', 'list': 'list.txt'}[absent]
+    (root / file).unlink()
+    expected = {
+        'image': f'{root}/list.txt names images that are not there: 1 of 3',
+        'mask': f'{root}/list.txt names masks that are not there: 1 of 3',
+        'list': 'the list of images of train_dataloader is missing',
+    }
+    assert expected[absent] in message_of(cfg)
+
+
+def test_images_of_unlike_sizes_are_no_batch_in_validation(tmp_path):
+    pytest.importorskip('mmseg')
+    root = masks(tmp_path / 'data')
+    for folder in ('val', 'masks/val'):
+        file = next((root / folder).glob('1.*'))
+        Image.open(file).crop((0, 0, 90, 61)).save(file)
+    cfg = masks_config(root)
+    found = message_of(cfg)
+    assert 'val_dataloader has batch_size=2, but its images do not have one size' in found
+    assert '90 x 61' in found
+    cfg.val_dataloader.batch_size = 1
+    check_config(cfg, ['val'])
+    cfg.val_dataloader.batch_size = 2
+    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(64, 64)))
+    check_config(cfg, ['val'])
+
+
+def test_an_auxiliary_head_with_labels_of_its_own():
+    """STDC's head makes boundaries of the labels; an FCNHead learns the labels."""
+    pytest.importorskip('mmseg.models')
+    seg = TASKS['seg']
+    model = dict(
+        decode_head=dict(type='FCNHead', num_classes=3),
+        auxiliary_head=[
+            dict(type='STDCHead', num_classes=2),
+            dict(type='FCNHead', num_classes=3),
+        ],
+    )
+    assert [head.place for head in seg.heads(model)] == ['decode_head', 'auxiliary_head.1']
+
+
+def test_a_palette_of_other_classes(tmp_path):
+    """Classes of one's own over a config whose classes have colours."""
+    pytest.importorskip('mmseg')
+    cfg = masks_config(masks(tmp_path / 'data'))
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].dataset.metainfo.palette = [[1, 2, 3]]
+    found = message_of(cfg)
+    assert 'has 3 classes (ground, box, disc) and a palette of 1 colours' in found
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].dataset.metainfo.palette = []
+    check_config(cfg, ['train', 'val', 'test'])
+
+
+# ---- a file that cannot be read while training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_file_that_turns_out_damaged_is_replaced(tmp_path, monkeypatch, workers):
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    from paca_mm.engine.loading import skipping_files
+
+    root = coco(tmp_path / 'data')
+    content = (root / 'train/2.png').read_bytes()
+    (root / 'train/2.png').write_bytes(content[:60] + bytes(40) + content[100:])
+    init_default_scope('mmdet')
+    loader = dict(coco_config(root).train_dataloader, num_workers=workers)
+    loader['sampler'] = dict(type='DefaultSampler', shuffle=False)
+    loader.pop('batch_sampler', None)
+    built = Runner.build_dataloader(loader, seed=0)
+    skipped = skipping_files(built)
+    assert sum(len(batch['inputs']) for batch in built) == 4
+    assert sum(len(batch['inputs']) for batch in built) == 4  # the same file counts once
+    (line,) = skipped()
+    assert line.startswith(f'{root}/train/2.png is damaged')
+
+    skipped.most = 0
+    with pytest.raises(UserError, match='1 files cannot be read, and max_skipped=0'):
+        list(built)

@@ -100,3 +100,49 @@ def voc(root, from_coco):
             )
         (base / f'ImageSets/Main/{split}.txt').write_text('\n'.join(stems) + '\n')
     return root
+
+
+def masks(root, count=4, name='{}.jpg'):
+    """A segmentation dataset of three classes: ``train`` and ``val``, each with ``masks``.
+
+    Args:
+        root: Its folder.
+        count: Images to train on; half as many to validate.
+        name: Of image number i, or what makes it.
+    """
+    rng = np.random.default_rng(0)
+    for split, n in (('train', count), ('val', count // 2)):
+        (root / split).mkdir(parents=True)
+        (root / 'masks' / split).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 90, (64, 96, 3), dtype=np.uint8)
+            numbers = np.zeros((64, 96), np.uint8)
+            for k in (1, 2):
+                y, x = rng.integers(0, 40), rng.integers(0, 70)
+                pixels[y : y + 20, x : x + 20, k] = 250
+                numbers[y : y + 20, x : x + 20] = k
+            file = root / split / (name(i) if callable(name) else name.format(i))
+            Image.fromarray(pixels).save(file, format='JPEG', quality=95)
+            Image.fromarray(numbers).save(root / 'masks' / split / f'{file.stem}.png')
+    return root
+
+
+def masks_config(root, **options):
+    """The config of the embedded dataset with another dataset of three classes in its place."""
+    cfg = load_config('configs/seg/paca_head_paca_shapes.py')
+    for phase in ('train', 'val', 'test'):
+        split = 'train' if phase == 'train' else 'val'
+        loader = cfg[f'{phase}_dataloader']
+        loader.dataset.data_prefix = dict(img_path=split, seg_map_path=f'masks/{split}')
+        loader.dataset.update(
+            type='BaseSegDataset',
+            data_root=str(root),
+            img_suffix='.jpg',
+            seg_map_suffix='.png',
+            reduce_zero_label=False,
+        )
+        loader.dataset.metainfo = dict(classes=('ground', 'box', 'disc'))
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.model.decode_head.num_classes = 3
+    cfg.merge_from_dict(options)
+    return cfg

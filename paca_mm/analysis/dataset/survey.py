@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,8 +167,9 @@ def _datasets(cfg: Config, phases: Sequence[str]) -> Iterator[tuple[dict, str]]:
 def _samples(dataset: Mapping) -> list[Sample] | None:
     """The images of a dataset; None if its host cannot list them, which the checks explain."""
     try:
-        made = made_lazily(dataset)
-        return [_sample(entry) for entry in made.load_data_list()]
+        with redirect_stdout(StringIO()):  # pycocotools counts seconds there
+            made = made_lazily(dataset)
+            return [_sample(entry) for entry in made.load_data_list()]
     except Exception:
         return None
 

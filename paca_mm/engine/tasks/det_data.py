@@ -124,14 +124,17 @@ def _check_coco(task: Task, cfg: Config, dataset: dict, place: str, look: Look) 
     if not dataset.get('ann_file'):
         task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
     file = coco.look_into(ann_file, say)
-    classes = _check_classes(task, cfg, file, dataset, place)
     train = place.startswith('train')
     uses = {coco.BOXES, *([coco.TRAINED] if train else ())}
     if _loads_masks(dataset):
         uses.add(coco.MASKS)
     if not train:
         uses |= _uses_of_metrics(cfg, f'{place.partition("_")[0]}_evaluator', None)
-    yield from coco.faults_of(file, uses, folder)
+    faults = coco.faults_of(file, uses, folder)
+    yield from faults
+    if any(fault.kind.startswith('category-') and fault.fatal for fault in faults):
+        return  # so its classes say nothing
+    classes = _check_classes(task, cfg, file, dataset, place)
     if fault := coco.order_fault(file, classes, place):
         yield fault
     # Images without objects are left out of a training by filter_empty_gt.

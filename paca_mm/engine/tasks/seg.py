@@ -149,6 +149,13 @@ def _made(dataset: dict, place: str, classes: Sequence[str] | None) -> Any | Non
     try:
         return made_lazily(dataset)
     except ValueError as e:
+        if 'palette' in str(e):
+            colours = dataset['metainfo']['palette']
+            raise UserError(
+                f'{place}.metainfo has {len(classes or ())} classes ({some_of(classes or ())}) and a '
+                f'palette of {len(colours)} colours.\n  to fix it: palette=[] beside the classes '
+                '(colours are made up then), or a colour for each: palette=[[r, g, b], ...].'
+            ) from e
         if 'METAINFO' not in str(e):
             raise
         raise UserError(
@@ -174,7 +181,10 @@ def _has_own_labels(head: dict) -> bool:
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
     except ImportError:
         return False
-    cls = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
-    if not isinstance(cls, type) or not issubclass(cls, BaseDecodeHead):
-        return True
-    return cls.loss_by_feat is not BaseDecodeHead.loss_by_feat
+    cls = head['type']
+    if isinstance(cls, str):
+        with MODELS.switch_scope_and_registry('mmseg') as registry:
+            cls = registry.get(cls)
+    if not isinstance(cls, type):
+        return False  # building the model says that nobody knows it
+    return getattr(cls, 'loss_by_feat', None) is not BaseDecodeHead.loss_by_feat
