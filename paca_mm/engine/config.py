@@ -44,7 +44,8 @@ def use_shapes(cfg: Config) -> None:
     that learns the dataset's classes has its class count, and weights that would have to be
     downloaded are left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
     training would be that of a short one's beginning. The task may suit more of it to images that are
-    small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is.
+    small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is. A config may say
+    what else it needs, as ``on_shapes=dict(...)``: a smaller learning rate, say.
     """
     task = task_for(cfg)
     if cfg.model.get('teacher') is not None:
@@ -55,6 +56,7 @@ def use_shapes(cfg: Config) -> None:
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
         for key, value in Config.fromfile(base / overlay).items():
             cfg[key] = value
+    cfg.merge_from_dict(cfg.pop('on_shapes', {}))
     for head in task.heads(cfg.model):
         head.node['num_classes'] = len(task.shapes_classes)
     leave_weights_out(cfg.model)

@@ -37,3 +37,6 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'pos_embed': dict(decay_mult=0.0)}),  # beside the norms
 )
+
+# With --shapes: from scratch, a ViT of this size learns nothing at the rate of the small models.
+on_shapes = dict(optim_wrapper=dict(optimizer=dict(lr=2e-4)))

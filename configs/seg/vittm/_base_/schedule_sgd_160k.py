@@ -11,3 +11,6 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=1e-4, power=0.9, by_epoch=False, begin=0, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+
+# With --shapes: from scratch, a ViT of this size learns nothing at the rate of the small models.
+on_shapes = dict(optim_wrapper=dict(optimizer=dict(lr=2e-4)))
