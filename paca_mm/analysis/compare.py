@@ -9,7 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from paca_mm.datasets.shapes import ShapesSpec
 from paca_mm.engine.config import configs, load_config
@@ -20,7 +20,7 @@ from paca_mm.paths import assets_root
 from paca_mm.threads import cores
 
 from .build import build
-from .flops import Cost, count
+from .flops import count
 from .logs import last_scalars
 from .tables import columns
 from .toy_inputs import forward

@@ -47,6 +47,8 @@ def train(args: argparse.Namespace) -> None:
     runner.train()
     checkpoint = last_checkpoint(cfg.work_dir)
     lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']
+    if isinstance(runner, SafeRunner) and runner.skipped and (skipped := runner.skipped()):
+        lines.append(f'skipped:  {len(skipped)} files that cannot be read: {"; ".join(skipped)}')
     say(_closing_summary(_last_metrics(runner), time.monotonic() - began, lines))
 
 

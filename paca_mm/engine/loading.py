@@ -16,7 +16,6 @@ from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.errors import UserError
 from paca_mm.paths import command_line
 
-
 #: Files that a training passes over before it stops; ``max_skipped`` in a config.
 MAX_SKIPPED = 10
 

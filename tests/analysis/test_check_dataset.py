@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ def checked(cfg, *argv):
     """Dump a config and check its data; returns the exit code and the report."""
     cfg.dump('mine.py')
     code = run('check_dataset', 'mine.py', '--workers', '1', '--out', 'out', *argv)
-    return code, json.loads(open('out/report.json').read())
+    return code, json.loads(Path('out/report.json').read_text())
 
 
 def kinds(report):
@@ -64,9 +65,11 @@ def test_what_only_a_complete_look_finds(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f'{root}/train/2.png is damaged' in said
     assert 'has 1 of its 2 images in common with what is trained on' in said
-    page = open('out/report.html').read()
+    page = Path('out/report.html').read_text()
     assert page.count('data:image/jpeg;base64') == 2
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing that a network would be needed for
+    assert not re.search(
+        r'(src|href)="(?!data:)', page
+    )  # nothing that a network would be needed for
 
 
 def test_offenders_are_drawn_with_their_box(tmp_path):
@@ -78,7 +81,7 @@ def test_offenders_are_drawn_with_their_box(tmp_path):
     (fault,) = report['datasets'][0]['faults']
     assert fault['first'][0]['image'] == f'{tmp_path}/data/train/1.png'
     assert fault['first'][0]['box'] == [80, 10, 9, -4]
-    assert open('out/report.html').read().count('data:image/jpeg') == 1
+    assert Path('out/report.html').read_text().count('data:image/jpeg') == 1
 
 
 def test_a_config_that_does_not_fit_its_data(tmp_path, capsys):
@@ -95,7 +98,9 @@ def test_a_stopped_check_goes_on(tmp_path, monkeypatch):
     lines = kept.read_text().splitlines()
     kept.write_text('\n'.join([*lines[:3], lines[3][:40]]))  # killed while writing the fourth
     read = []
-    monkeypatch.setattr(scanning, '_read', lambda job, _of=scanning._read: read.append(job) or _of(job))
+    monkeypatch.setattr(
+        scanning, '_read', lambda job, _of=scanning._read: read.append(job) or _of(job)
+    )
     code, report = checked(cfg)
     assert (code, len(read)) == (0, 3)
     Image.new('RGB', (96, 64)).save(tmp_path / 'data/train/1.png')

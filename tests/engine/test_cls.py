@@ -136,6 +136,36 @@ def test_the_class_count_must_be_the_heads(tmp_path):
     check_config(_user_config(tmp_path, 3), ['train'])
 
 
+@pytest.mark.parametrize(('highest', 'deep'), [(40_000, True), (200, False)])
+def test_images_of_16_bits_are_white_to_pillow(tmp_path, highest, deep):
+    _folders(tmp_path, ['ant', 'bee'])
+    pixels = np.linspace(0, highest, 400 * 400).reshape(400, 400).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / 'train/ant/0.png')
+    cfg = _user_config(tmp_path, 2)
+    (loader,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'LoadImageFromFile')
+    loader.imdecode_backend = 'pillow'
+    if deep:
+        with pytest.raises(
+            UserError, match=r'(?s)more than 8 bits a pixel: 1 of the 2.*ant/0\.png'
+        ):
+            check_config(cfg, ['train'])
+    loader.imdecode_backend = 'cv2' if deep else 'pillow'
+    check_config(cfg, ['train'])
+
+
+def test_images_smaller_than_the_crop(tmp_path):
+    """Only where the crop is taken of the image as it is."""
+    _folders(tmp_path, ['ant', 'bee'])
+    cfg = _user_config(tmp_path, 2)
+    check_config(cfg, ['train', 'val'])  # resized first
+    crop = dict(type='RandomCrop', crop_size=16)
+    cfg.train_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), crop]
+    with pytest.raises(UserError, match=r'(?s)smaller than the crop of 16 x 16: 2 of 2.*8 x 8'):
+        check_config(cfg, ['train'])
+    cfg.train_dataloader.dataset.pipeline[1].pad_if_needed = True
+    check_config(cfg, ['train'])
+
+
 def test_an_image_without_bytes_is_named(tmp_path):
     _folders(tmp_path, ['ant', 'bee'], images=2)
     (tmp_path / 'train' / 'bee' / '1.png').write_bytes(b'')
@@ -190,7 +220,7 @@ def test_the_heads_width_must_be_the_backbones(tmp_path):
     [
         ('a.png 1000', 'holds the class 1000, but LinearClsHead has num_classes=1000: 0 to 999'),
         ('a.png', r'val.txt is no list of labels .* such as: a.jpg 0'),
-        ('b.png 3', r'b\.png cannot be opened'),
+        ('b.png 3', r'names images that are not there: 1 of 1'),
     ],
 )
 def test_a_wrong_list_of_labels(tmp_path, line, message):

@@ -118,7 +118,9 @@ def test_offenders_are_named_with_their_image(tmp_path):
 
 
 def test_names_that_repeat_the_folder(tmp_path):
-    spoil = each(lambda image, _: image.update(file_name=f'train/{image["file_name"]}'), 'images', 'train')
+    spoil = each(
+        lambda image, _: image.update(file_name=f'train/{image["file_name"]}'), 'images', 'train'
+    )
     found = message_of(coco_config(coco(tmp_path / 'data', spoil)))
     assert "begin with 'train' themselves: leave it out of data_prefix" in found
 
@@ -132,7 +134,10 @@ def test_names_that_repeat_the_folder(tmp_path):
         (each(put(iscrowd=1), split='train'), None),
         (each(drop('iscrowd'), split='train'), None),
         (each(lambda a, _: a.update(category_id=float(a['category_id']))), None),
-        (each(lambda a, i: i < 2 and a.update(category_id=99)), 'of categories that it does not list'),
+        (
+            each(lambda a, i: i < 2 and a.update(category_id=99)),
+            'of categories that it does not list',
+        ),
         (each(lambda a, i: i < 2 and a.update(image_id=99)), 'of images that it does not list'),
         (each(lambda a, i: i < 2 and a.update(bbox=[500, 500, 9, 9])), 'lies outside the image'),
         (each(lambda a, i: i < 2 and a.update(bbox=[5, 5, 0.5, 9])), 'less than a pixel wide'),
@@ -387,8 +392,9 @@ def test_no_label_has_a_number_of_the_datasets_own(tmp_path):
     repaint(root, 254)
     own = {f'{phase}_dataloader.dataset.ignore_index': 254 for phase in ('train', 'val', 'test')}
     found = message_of(masks_config(root, **own))
-    assert 'model.decode_head (PaCaHead) has ignore_index=255, but the dataset of train_dataloader' in (
-        found
+    assert (
+        'model.decode_head (PaCaHead) has ignore_index=255, but the dataset of train_dataloader'
+        in (found)
     )
     own['model.decode_head.ignore_index'] = 254
     assert 'val_evaluator (IoUMetric) has ignore_index=255' in message_of(masks_config(root, **own))

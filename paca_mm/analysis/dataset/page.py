@@ -35,7 +35,7 @@ td.bar { width: 50%; } td.bar div { background: #4c78a8; height: .8rem; border-r
 
 def page(survey: Survey) -> str:
     """A survey as HTML: faults with their first offenders, classes and box sizes as bars."""
-    faults = list(survey.all_faults())
+    faults = survey.all_faults()
     errors = sum(fault.fatal for _, fault in faults)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',

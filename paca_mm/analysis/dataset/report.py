@@ -52,7 +52,7 @@ def as_dict(survey: Survey) -> dict[str, Any]:
 def as_text(survey: Survey) -> str:
     """A survey as a newcomer reads it."""
     parts = [part for dataset in survey.datasets for part in _dataset(dataset)]
-    faults = list(survey.all_faults())
+    faults = survey.all_faults()
     if faults:
         rows = [['fault', 'dataset', 'count', 'weight']]
         rows += [

@@ -104,11 +104,11 @@ class Survey:
     datasets: list[Surveyed]
     faults: list[Fault]
 
-    def all_faults(self) -> Iterator[tuple[str, Fault]]:
-        """Every fault with the place of its dataset."""
-        for dataset in self.datasets:
-            yield from ((dataset.place, fault) for fault in dataset.faults)
-        yield from (('all', fault) for fault in self.faults)
+    def all_faults(self) -> list[tuple[str, Fault]]:
+        """Every fault with the place of its dataset, errors first."""
+        found = [(dataset.place, fault) for dataset in self.datasets for fault in dataset.faults]
+        found += [('between them', fault) for fault in self.faults]
+        return sorted(found, key=lambda pair: not pair[1].fatal)
 
     @property
     def fatal(self) -> bool:
@@ -212,7 +212,8 @@ def _surveyed(
     except UserError as e:
         what, _, cure = str(e).partition('\n  to fix it: ')
         found.faults.append(Fault('config', place, f'does not fit: {what}', cure or 'see above.'))
-    found.faults = list({(f.kind, f.where): f for f in found.faults}.values())
+    once = {(fault.kind, fault.where): fault for fault in found.faults}
+    found.faults = sorted(once.values(), key=lambda fault: not fault.fatal)
     if samples is None:
         return found
     found.images = len(samples)

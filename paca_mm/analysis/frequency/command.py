@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError

@@ -1,7 +1,6 @@
 """The work behind ``paca-mm bench``: measure, print, save."""
 
 import argparse
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console

@@ -6,7 +6,6 @@ looked at. Of any other, the paths must be there.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from mmengine.config import Config
 
