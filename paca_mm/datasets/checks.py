@@ -83,7 +83,8 @@ def check_sizes(stated: Mapping[str, tuple[int, int]], where: str, look: Look) -
         look: Which of them are looked at.
     """
     looked_at = look.some(stated)
-    odd, turned = [], []
+    odd: list[Offender] = []
+    turned: list[Offender] = []
     for path, size in zip(looked_at, look.sizes(looked_at), strict=True):
         if size is None or stated[path] == (size.width, size.height):
             continue

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -220,20 +221,7 @@ def _annotations(
     for n, ann in enumerate(annotations):
         key, image_id, category = ann.get('id'), ann.get('image_id'), ann.get('category_id')
         image = images.get(image_id) if _is_id(image_id) else None
-        number = key if key is not None else f'no. {n + 1}'
-
-        def note(
-            kind: str,
-            detail: str = '',
-            number: Any = number,
-            image: Mapping | None = image,
-            bbox: Any = ann.get('bbox'),
-        ) -> None:
-            name = image['name'] if image else None
-            words = f'annotation {number}' + (f' ({name})' if name else '')
-            box = tuple(bbox) if _numbers(bbox) and len(bbox) == 4 else None
-            tally.note(kind, Offender(words + (f': {detail}' if detail else ''), name, box))
-
+        note = partial(_note, tally, ann, n, image)
         if not _is_id(key):
             note('annotation-without-id')
         elif key in seen:
@@ -256,6 +244,16 @@ def _annotations(
         if boxed and known and image is not None and not ann.get('ignore'):
             objects[image_id] = objects.get(image_id, 0) + 1
     return objects
+
+
+def _note(
+    tally: Tally, ann: Mapping, n: int, image: Mapping | None, kind: str, detail: str = ''
+) -> None:
+    """Count an annotation, the n-th of the file, as one with a fault."""
+    name, bbox = image['name'] if image else None, ann.get('bbox')
+    words = f'annotation {ann.get("id", f"no. {n + 1}")}' + (f' ({name})' if name else '')
+    box = tuple(bbox) if isinstance(bbox, list) and len(bbox) == 4 and _numbers(bbox) else None
+    tally.note(kind, Offender(words + (f': {detail}' if detail else ''), name, box))
 
 
 def _other_type(key: Any) -> Any:
@@ -299,11 +297,10 @@ def _box(ann: Mapping, image: Mapping | None, note: Callable) -> bool:
     if width < 1 or height < 1:
         note('bbox-negative' if min(width, height) < 0 else 'bbox-without-size', f'bbox={box}')
         return False
-    if image is not None and image['width']:
-        if x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
-            size = f'{image["width"]} x {image["height"]}'
-            note('bbox-outside', f'bbox={box} of an image of {size}')
-            return False
+    right, bottom = (image['width'], image['height']) if image else (0, 0)
+    if right and (x >= right or y >= bottom or x + width <= 0 or y + height <= 0):
+        note('bbox-outside', f'bbox={box} of an image of {right} x {bottom}')
+        return False
     return good
 
 

@@ -42,10 +42,10 @@ def use_shapes(cfg: Config) -> None:
 
     Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every head
     that learns the dataset's classes has its class count, and weights that would have to be
-    downloaded are left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
-    training would be that of a short one's beginning. The task may suit more of it to images that are
-    small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is. A config may say
-    what else it needs, as ``on_shapes=dict(...)``: a smaller learning rate, say.
+    downloaded are left out, a teacher of other classes with them. Weights are not averaged: the mean
+    over a long training would be that of a short one's beginning. The task may suit more of it to
+    images that are small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is. A
+    config may say what else it needs, as ``on_shapes=dict(...)``: a smaller learning rate, say.
     """
     task = task_for(cfg)
     if cfg.model.get('teacher') is not None:

@@ -53,11 +53,11 @@ class SkippedFiles:
         if len(skipped) > self.most:
             files = '\n  '.join(skipped)
             raise UserError(
-                f'{len(skipped)} files cannot be read, and max_skipped={self.most} of them may be passed '
-                f'over:\n  {files}\n'
+                f'{len(skipped)} files cannot be read, and max_skipped={self.most} of them may be '
+                f'passed over:\n  {files}\n'
                 '  to fix it: fetch these files again, or remove them and their annotations '
-                f'({command_line("check-dataset", "CONFIG")} finds all of them); max_skipped=N in the config '
-                'to go on.'
+                f'({command_line("check-dataset", "CONFIG")} finds all of them); '
+                'max_skipped=N in the config to go on.'
             )
         print_log(
             f'{file} {fault}: another image takes its place ({len(skipped)} of at most {self.most} '

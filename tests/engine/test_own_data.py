@@ -397,7 +397,7 @@ def test_no_label_has_a_number_of_the_datasets_own(tmp_path):
         in (found)
     )
     own['model.decode_head.ignore_index'] = 254
-    assert 'val_evaluator (IoUMetric) has ignore_index=255' in message_of(masks_config(root, **own))
+    assert 'IoUMetric of the config has ignore_index=255' in message_of(masks_config(root, **own))
     own |= {'val_evaluator.ignore_index': 254, 'test_evaluator.ignore_index': 254}
     cfg = masks_config(root, **own)
     check_config(cfg, ['train', 'val', 'test'])

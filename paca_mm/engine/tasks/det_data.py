@@ -76,7 +76,7 @@ def _check_listed(
     task: Task, cfg: Config, dataset: dict, place: str, look: Look
 ) -> Iterator[Fault]:
     """XML files, or OpenMMLab's own JSON: what the host makes of them."""
-    ann_file, folder = _check_paths(task, dataset, place)
+    ann_file, _ = _check_paths(task, dataset, place)
     classes = classes_of(dataset, place)
     if classes is not None:
         check_num_classes(task.heads(cfg.model), classes, place)
@@ -206,7 +206,8 @@ def check_evaluators(task: Task, cfg: Config, place: str, dataset: dict) -> Iter
         task.require_path(evaluator['ann_file'], 'annotation file', place, dataset)
     if kind_of(dataset) != 'coco':
         return
-    for ann_file in {evaluator.get('ann_file') for evaluator in _metrics(cfg, place)} - {None}:
+    files = (evaluator.get('ann_file') for evaluator in _metrics(cfg, place))
+    for ann_file in {file for file in files if file}:
         file = coco.look_into(ann_file, say)
         yield from coco.faults_of(file, _uses_of_metrics(cfg, place, ann_file))
         classes = classes_of(dataset, place)

@@ -56,23 +56,16 @@ def overlooked(made: Any, samples: Sequence[Mapping], folder: str, place: str) -
 def check_ignore_index(cfg: Config, ignore_index: int, place: str) -> Iterator[Fault]:
     """Heads and metric must leave out what the dataset calls "no label"."""
     phase = place.partition('_')[0]
-    found = []
     if phase == 'train':
-        for name in ('decode_head', 'auxiliary_head'):
-            for head in walk(cfg.model.get(name)):
-                if 'num_classes' in head and 'type' in head:
-                    found.append(
-                        (f'model.{name} ({type_name(head)})', head.get('ignore_index', 255))
-                    )
+        heads = [cfg.model.get(name) for name in ('decode_head', 'auxiliary_head')]
+        nodes = [node for node in walk(heads) if 'num_classes' in node and 'type' in node]
     else:
-        for metric in walk(cfg.get(f'{phase}_evaluator')):
-            if type_name(metric) == 'IoUMetric':
-                found.append((f'{phase}_evaluator (IoUMetric)', metric.get('ignore_index', 255)))
-    for where, number in found:
-        if number != ignore_index:
+        nodes = [n for n in walk(cfg.get(f'{phase}_evaluator')) if type_name(n) == 'IoUMetric']
+    for node in nodes:
+        if (number := node.get('ignore_index', 255)) != ignore_index:
             yield Fault(
                 'ignore-index',
-                where,
+                f'{type_name(node)} of the config',
                 f'has ignore_index={number}, but the dataset of {place.partition(".")[0]} calls '
                 f'"no label" {ignore_index}.',
                 f'ignore_index={ignore_index} in it as well, or in none of them (255).',
