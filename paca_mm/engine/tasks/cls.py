@@ -166,8 +166,8 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
     if made.CLASSES and len(made.CLASSES) != len(names):
         raise UserError(
             f'{folder} has {len(names)} class folders ({some_of(names)}), but '
-            f'{type_name(dataset)} is to have {len(made.CLASSES)} classes.\n  to fix it, for your own classes: '
-            "type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
+            f'{type_name(dataset)} is to have {len(made.CLASSES)} classes.\n'
+            "  to fix it, for your own classes: type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
         )
     for train, _ in datasets_of(cfg.get('train_dataloader'), 'train_dataloader'):
         other = path_in(train, train.get('data_prefix') or train.get('split') or '')
