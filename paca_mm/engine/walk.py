@@ -3,6 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+from paca_mm.type_names import scope_name, type_name
+
+__all__ = ['leave_weights_out', 'scope_name', 'type_name', 'walk', 'weights_of']
+
 
 def walk(node: Any) -> Iterator[dict]:
     """Every dict in a config, from the outside in."""
@@ -22,7 +26,7 @@ def _inits_of(node: dict) -> list[dict]:
 
 def weights_of(node: dict) -> list[dict]:
     """What a module loads when it is initialised: the ``Pretrained`` in its ``init_cfg``."""
-    return [init for init in _inits_of(node) if init.get('type') == 'Pretrained']
+    return [init for init in _inits_of(node) if type_name(init) == 'Pretrained']
 
 
 def leave_weights_out(cfg: Any) -> None:
