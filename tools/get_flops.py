@@ -6,6 +6,7 @@ from paca_mm.cli import command
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import task_for
 from paca_mm.errors import UserError
+from paca_mm.type_names import type_name
 
 
 def parse_args(argv=None):
@@ -38,7 +39,7 @@ def main(argv=None):
 
     model = build(cfg).eval()
     cost = count(model, lambda m: forward(m, task.name, height, width))
-    print(cost.table(args.depth, cfg.model.type))
+    print(cost.table(args.depth, type_name(cfg.model)))
     print(f'\none image of {height} x {width}; MACs as executed, attention and pooling included')
     if task.name == 'det':
         print(

@@ -24,6 +24,7 @@ from .distributed import has_accelerator, is_main_process, prepare_cpu
 from .loading import naming_files
 from .runner import SafeRunner
 from .tasks import Task, task_for
+from .tta import use_tta
 
 
 class Options(DictAction):
@@ -103,6 +104,8 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
         task.draw_into(cfg, os.path.abspath(args.show_dir))
     if args.out:
         _dump_into(cfg, task, args.out)
+    if args.tta:
+        use_tta(cfg, task)
     metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []

@@ -77,6 +77,9 @@ class Classification(Task):
             _check_batch(cfg.train_dataloader, len(files), folder)
         check_images([file['img_path'] for file in files], dataset, place)
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        return dict(type='AverageClsScoreTTA')
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
 

@@ -25,7 +25,7 @@ from ..data_checks import (
     path_in,
 )
 from ..walk import walk
-from .base import Task, named
+from .base import FLIPS, Task, named, views
 
 
 class Detection(Task):
@@ -81,6 +81,18 @@ class Detection(Task):
             if 'sampler' in node and 'num' in node['sampler']:
                 node['sampler']['num'] = min(node['sampler']['num'], 16)
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        return dict(
+            type='paca_mm.MaskTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        )
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> list[dict]:
+        *before, pack = pipeline
+        keys = pack.get('meta_keys', _META_KEYS)  # how an image was flipped must be among them
+        keys = dict.fromkeys((*keys, 'flip', 'flip_direction'))
+        return [*before, views(FLIPS, [{**pack, 'meta_keys': tuple(keys)}])]
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 
@@ -120,6 +132,10 @@ class Detection(Task):
             masks=BitmapMasks(masks, height, width),
         )
         return sample
+
+
+#: What mmdet's ``PackDetInputs`` keeps by itself.
+_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
 def _num_classes(model: Any) -> int:
