@@ -160,8 +160,8 @@ class BackboneClassifier(nn.Module):
         self.backbone.with_cp = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters besides norms and biases that do not decay: none."""
-        return set()
+        """Parameters besides norms and biases that do not decay."""
+        return {f'backbone.{name}' for name in self.backbone.no_weight_decay()}
 
 
 def _init_head(head: nn.Module) -> None:

@@ -181,6 +181,10 @@ class Backbone(BaseModule):
     def _frozen_modules(self) -> list[nn.Module]:
         return [m for stage in range(self.frozen_stages + 1) for m in self._stage_modules(stage)]
 
+    def no_weight_decay(self) -> set[str]:
+        """The names of parameters besides norms, biases and vectors that do not decay: none."""
+        return set()
+
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The depth of a parameter, for layer-wise learning-rate decay.
 

@@ -256,6 +256,10 @@ class ViTTM(Backbone):
     def _stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.blocks[stage - 1]] if stage else [self.memory_embed, self.process_embed]
 
+    def no_weight_decay(self) -> set[str]:
+        """Both position embeddings."""
+        return {'memory_embed.pos_embed', 'process_embed.pos_embed'}
+
     def _layer_of(self, name: str) -> int | None:
         part, *rest = name.split('.')
         if part in ('memory_embed', 'process_embed'):
