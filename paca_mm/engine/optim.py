@@ -110,10 +110,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> dict[str, Any]:
         """The settings of a parameter, without what its depth makes of its learning rate."""
         keys = self.paramwise_cfg.get('custom_keys') or {}
-        key = max(
-            (key for key in keys if key in name), key=lambda key: (len(key), key), default=None
-        )
-        own = dict(keys[key]) if key is not None else {}
+        # As mmengine does: of equally long ones the first in the alphabet.
+        longest = max(sorted(key for key in keys if key in name), key=len, default=None)
+        own = dict(keys[longest]) if longest is not None else {}
         lr_mult, decay_mult = own.pop('lr_mult', 1.0), own.pop('decay_mult', 1.0)
         is_norm = isinstance(owner, _NORMS)
         is_bias = not is_norm and name.rpartition('.')[2] == 'bias'
