@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .type_names import scope_name, type_name
+
 if TYPE_CHECKING:
     from .checkpoint.layout import KeyLayout
 
@@ -73,7 +75,6 @@ class Catalogue:
         published: The rows of a kind of which not all were published.
         license: Of the weights, as an SPDX identifier in small letters.
         paper: As timm writes it, ``'arXiv:2203.11987'``.
-        first_conv: The convolution of the backbone that sees the image, for timm, or several.
     """
 
     rows: Mapping[str, Row]
@@ -83,7 +84,6 @@ class Catalogue:
     published: Mapping[str, Sequence[str]] = field(default_factory=dict)
     license: str = ''
     paper: str = ''
-    first_conv: str | Sequence[str] = ''
 
     def rows_of(self, kind: str) -> Sequence[str]:
         """The rows that a kind of model was published with."""
@@ -167,10 +167,10 @@ def load_member(name: str) -> Any:
     return getattr(importlib.import_module(found[1].module), name)
 
 
-def family_of(type_name: str) -> Family | None:
-    """The family whose backbone a config's ``type`` is, ``'paca_mm.PaCaViT'`` say."""
-    scope, _, name = type_name.rpartition('.')
-    found = member_named(name) if scope == 'paca_mm' else None
+def family_of(kind: Any) -> Family | None:
+    """The family whose backbone a config's ``type`` is: ``'paca_mm.PaCaViT'`` say, or the class."""
+    name = type_name(kind)
+    found = member_named(name) if scope_name(kind) == 'paca_mm' else None
     return found[0] if found and found[0].backbone == name else None
 
 

@@ -11,17 +11,20 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 from .environment import STACKS
-from .families import member_named
+from .families import Member, member_named
+
+#: What is registered beside the families' members: imported when it is asked for, too.
+OTHERS = {'MaskTTAModel': Member('paca_mm.engine.mask_tta', host='mmdet')}
 
 
 class _FamilyRegistry(Registry):
-    """A registry that imports a member of a family, and the host that it needs, when asked for it."""
+    """A registry that imports a member of a family (or of :data:`OTHERS`) and its host when asked."""
 
     def get(self, key: str) -> Any | None:
         """Look a member up; ImportError with the cure if the package it needs is missing."""
         name = key.rpartition('.')[2]
-        if name not in self.module_dict and (found := member_named(name)):
-            _, member = found
+        member = OTHERS.get(name) or (found[1] if (found := member_named(name)) else None)
+        if name not in self.module_dict and member:
             if member.host:
                 try:
                     importlib.import_module(member.host)
@@ -47,4 +50,7 @@ MODELS = _child('MODELS', _FamilyRegistry, ['paca_mm.models'])
 METRICS = _child('METRICS', _FamilyRegistry)
 RUNNERS = _child('RUNNERS', locations=['paca_mm.engine.runner'])
 HOOKS = _child('HOOKS', _FamilyRegistry, ['paca_mm.engine.hooks'])
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'OPTIM_WRAPPER_CONSTRUCTORS', locations=['paca_mm.engine.optim']
+)
 TRANSFORMS = _child('TRANSFORMS', locations=['paca_mm.datasets.transforms'])

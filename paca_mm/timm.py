@@ -14,7 +14,7 @@ timm (1.0 or newer) is an extra, ``pip install paca_mm[timm]``; nothing else in 
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -160,8 +160,8 @@ class BackboneClassifier(nn.Module):
         self.backbone.with_cp = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters besides norms and biases that do not decay: none."""
-        return set()
+        """Parameters besides norms and biases that do not decay."""
+        return {f'backbone.{name}' for name in self.backbone.no_weight_decay()}
 
 
 def _init_head(head: nn.Module) -> None:
@@ -179,12 +179,11 @@ def _to_ours(state: dict[str, Tensor], model: BackboneClassifier) -> dict[str, T
     return state
 
 
-def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[str, Any]:
-    first_conv: Any = catalogue.first_conv
-    if isinstance(first_conv, str):
-        first_conv = first_conv and f'backbone.{first_conv}'
-    else:
-        first_conv = tuple(f'backbone.{name}' for name in first_conv)
+def _cfg(
+    catalogue: Catalogue, row: str, classifier: tuple[str, ...], first_convs: Sequence[str]
+) -> dict[str, Any]:
+    # timm adapts these to other image channels, as paca_mm.checkpoint does.
+    first_conv = tuple(f'backbone.{name}' for name in first_convs)
     return dict(
         url=catalogue.weights('cls', row) or '',
         num_classes=1000,
@@ -194,7 +193,7 @@ def _cfg(catalogue: Catalogue, row: str, classifier: tuple[str, ...]) -> dict[st
         interpolation='bicubic',
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        first_conv=first_conv,
+        first_conv=first_conv if len(first_conv) > 1 else first_conv[0],
         classifier=classifier if len(classifier) > 1 else classifier[0],
         license=catalogue.license,
         paper_ids=catalogue.paper,
@@ -239,7 +238,12 @@ for _family in families().values():
         __all__.append(_class.__name__)
         default_cfgs |= generate_default_cfgs(
             {
-                f'{_family.prefix}{_row}.in1k': _cfg(_family.catalogue, _row, _class._classifier())
+                f'{_family.prefix}{_row}.in1k': _cfg(
+                    _family.catalogue,
+                    _row,
+                    _class._classifier(),
+                    _class.backbone_class.layout.first_convs,
+                )
                 for _row in _family.rows
             }
         )

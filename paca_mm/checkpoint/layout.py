@@ -74,6 +74,7 @@ class KeyLayout:
             detectors and segmentors are called the same on both sides. The last row is the backbone.
         restart: What the keys of layers match that may start again at another size of their first
             dimension, when a backbone is fine-tuned.
+        first_convs: The convolutions that see the image, our names, without ``.weight``.
         prefer: Under what names a file may keep the weights that the authors evaluate, where it has
             others beside them: ``('state_dict_ema',)``.
     """
@@ -89,6 +90,7 @@ class KeyLayout:
     constants: Sequence[Constant] = ()
     classifier: Table = (('head.', 'head.fc.'), ('', 'backbone.'))
     restart: str = '(?!)'  # nothing
+    first_convs: Sequence[str] = ()
     prefer: Sequence[str] = ()
     other_anchors: Sequence[str] = ()
 

@@ -3,7 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn as nn
@@ -11,7 +11,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from paca_mm.errors import UserError, some_of
+from paca_mm.families import layouts
 
+from .channels import RGB, Adapted, adapt_channels, reads_other_channels
 from .layout import KeyLayout
 from .read import read_checkpoint, unwrap
 from .rename import find_layout
@@ -29,6 +31,7 @@ class LoadReport:
         unexpected: Keys of the file that the model does not have, such as a classifier's head.
         missing: Keys of the model that the file does not have.
         wrapper: Under what name the file has them, ``'state_dict_ema'`` say; ``''`` for none.
+        adapted: Convolutions of RGB images that were adapted to those of the model.
     """
 
     source: str
@@ -37,15 +40,19 @@ class LoadReport:
     unexpected: tuple[str, ...]
     missing: tuple[str, ...] = ()
     wrapper: str = ''
+    adapted: tuple[Adapted, ...] = ()
 
     def __str__(self) -> str:
         lines = [
             f'loaded {len(self.loaded)} of {len(self.loaded) + len(self.reset) + len(self.missing)} '
             f'tensors from {self.source}' + (f' ({self.wrapper})' if self.wrapper else '')
         ]
+        lines += map(str, self.adapted)
         if self.reset:
             lines.append(f'{len(self.reset)} start again, because their shape differs:')
             lines += [f'  {key}: {found} in the file, {own} here' for key, found, own in self.reset]
+            if any(_other_channels(*misfit) for misfit in self.reset):
+                lines.append(f'  (another number of image channels. {_ADAPTS})')
         if self.unexpected:
             lines.append(f'{len(self.unexpected)} not used: {some_of(self.unexpected)}')
         if self.missing:
@@ -63,7 +70,8 @@ def load_pretrained(
     """Load the backbone of a checkpoint, official or ours, into ``model``.
 
     Only layers that may start again at another size, PaCa's ``to_clusters`` with another number of
-    clusters, keep their initialisation; the report names them.
+    clusters, keep their initialisation; the report names them. Weights of RGB images are adapted to
+    another number of channels (see :mod:`.channels`).
 
     Args:
         model: A backbone of ours; its ``layout`` says what its checkpoints look like.
@@ -90,9 +98,9 @@ def load_pretrained(
     loose = tuple(key for key in state if not key.startswith(found))
     state = below(state, found)
     layout.to_ours(state, bare=True)
-    _fit_state(model, state)
-
     own = model.state_dict()
+    changed = adapt_channels(state, own)
+    _fit_state(model, state)
     missing, unexpected, misfits = compare(own, state)
     reset = [(k, a, b) for k, a, b in misfits if layout.may_restart(k) and a[1:] == b[1:]]
     wrong = [misfit for misfit in misfits if misfit not in reset]
@@ -102,10 +110,78 @@ def load_pretrained(
         raise UserError(
             f'{path} is not for this model. The file looks like {layout.describe_state(state)}; the '
             f'model is {layout.describe_state(own)}.\n'
-            f'{differences(missing, wrong, foreign)}\n'
+            f'{differences(missing, wrong, foreign)}\n{about_channels(wrong)}'
             "Give the backbone the file's arguments, or take the model's own checkpoint."
         )
-    return _fill(model, state, path, reset, unexpected, loose, wrapper=wrapper)
+    report = LoadReport(
+        source=os.fspath(path),
+        loaded=(),
+        reset=tuple(reset),
+        unexpected=(*unexpected, *loose),
+        wrapper=wrapper,
+        adapted=changed,
+    )
+    return Fitted(model, _kept(state, reset, unexpected), report).load()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A state dict that was brought to a model, not yet loaded.
+
+    Attributes:
+        model: The model, without what wraps it.
+        state: What it is given: its own names and shapes, and no key that it has not.
+        report: What becomes of every key, without those that are loaded.
+    """
+
+    model: nn.Module
+    state: 'OrderedDict[str, Tensor]'
+    report: LoadReport
+
+    def complete(self) -> 'OrderedDict[str, Tensor]':
+        """The state that the model will have: what is loaded, and what stays as it is."""
+        own = self.model.state_dict()
+        state = OrderedDict({**own, **self.state})
+        versions = {**getattr(own, '_metadata', {}), **getattr(self.state, '_metadata', {})}
+        vars(state)['_metadata'] = OrderedDict(versions)
+        return state
+
+    def averages(self, content: Any) -> dict[str, Any] | None:
+        """mmengine's second weights in the same file, of its ``EMAHook``, brought to the model too.
+
+        Args:
+            content: What :func:`~paca_mm.checkpoint.read_checkpoint` returned.
+
+        Returns:
+            A value for each of :attr:`state` that it has, with ``module.`` before the names, and the
+            count of steps; None where the file has no such weights.
+        """
+        found = content.get('ema_state_dict')
+        if self.report.wrapper != 'state_dict' or not isinstance(found, Mapping):
+            return None
+        inner = {k.removeprefix('module.'): v for k, v in found.items() if k.startswith('module.')}
+        own = self.model.state_dict()
+        if self.report.adapted:
+            adapt_channels(inner, own)
+        kept = {
+            f'module.{key}': value
+            for key, value in inner.items()
+            if key in self.state and value.shape == own[key].shape
+        }
+        return {**{k: v for k, v in found.items() if k == 'steps'}, **kept} if kept else None
+
+    def load(self, complete: Mapping[str, Tensor] | None = None) -> LoadReport:
+        """Load it.
+
+        Args:
+            complete: What :meth:`complete` returned, where its values have been exchanged since.
+        """
+        state = self.state
+        if complete is not None:
+            state = OrderedDict((key, complete[key]) for key in self.state)
+            vars(state)['_metadata'] = getattr(self.state, '_metadata', OrderedDict())
+        self.model.load_state_dict(state, strict=False)
+        return replace(self.report, loaded=tuple(self.state))
 
 
 def load_whole(
@@ -114,15 +190,22 @@ def load_whole(
     """Load a checkpoint, official or ours, into a detector, segmentor or classifier.
 
     Args:
-        model: The model.
+        model: The model, or what wraps it (see :func:`unwrapped`).
         checkpoint: What :func:`~paca_mm.checkpoint.read_checkpoint` returned.
         source: Where it came from, for the report.
         strict: Every key of the model must be in it; otherwise layers of another shape, or that are
-            not in it, stay as they are, and the report names them.
+            not in it, stay as they are, and the report names them. Weights of RGB images are then
+            adapted to another number of channels (see :mod:`.channels`).
 
     Raises:
         UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
     """
+    return fit_whole(model, checkpoint, source, strict).load()
+
+
+def fit_whole(model: nn.Module, checkpoint: Any, source: str | os.PathLike, strict: bool) -> Fitted:
+    """The first half of :func:`load_whole`: nothing is loaded yet."""
+    model = unwrapped(model)
     layouts: Any = (getattr(part, 'layout', None) for part in model.modules())
     prefer = next((layout.prefer for layout in layouts if layout), ())
     state, wrapper = unwrap(checkpoint, source, prefer)
@@ -130,6 +213,7 @@ def load_whole(
     layout, _ = find_layout(state) or (None, '')
     if layout is not None:
         layout.to_ours(state, bare=layout.anchor in own)
+    changed = () if strict else adapt_channels(state, own)
     _fit_state(model, state)
     missing, unexpected, misfits = compare(own, state)
     nothing = len(missing) + len(misfits) >= len(own)
@@ -140,11 +224,53 @@ def load_whole(
             looks = f' Its backbone looks like {layout.describe_state(backbone)}.'
         raise UserError(
             f'{source} is not for this model.{looks}\n'
-            f'{differences(missing, misfits, unexpected)}\n'
+            f'{differences(missing, misfits, unexpected)}\n{about_channels(misfits)}'
             'Take the config that the checkpoint was trained with (another class count shows as '
             'another shape of the last layers).'
         )
-    return _fill(model, state, source, misfits, unexpected, missing=missing, wrapper=wrapper)
+    report = LoadReport(
+        source=os.fspath(source),
+        loaded=(),
+        reset=tuple(misfits),
+        unexpected=tuple(unexpected),
+        missing=tuple(missing),
+        wrapper=wrapper,
+        adapted=changed,
+    )
+    return Fitted(model, _kept(state, misfits, unexpected), report)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without what wraps it: distribution, test-time augmentation, averaging, or several.
+
+    A wrapper keeps the model as its ``module`` and has no parameters besides.
+    """
+    inner = getattr(model, 'module', None)
+    if isinstance(inner, nn.Module) and all(
+        name.startswith('module.') for name, _ in model.named_parameters()
+    ):
+        return unwrapped(inner)
+    return model
+
+
+def _other_channels(key: str, found: tuple, own: tuple) -> bool:
+    """Whether a weight differs in the channels of the image."""
+    names = tuple(f'{name}.weight' for layout in layouts() for name in layout.first_convs)
+    return reads_other_channels(found, own) and (key.endswith(names) or RGB in (found[1], own[1]))
+
+
+def about_channels(misfits: Sequence[tuple[str, tuple, tuple]]) -> str:
+    """A line on the first convolution that differs in the channels of the image, if there is one."""
+    for key, found, own in misfits:
+        if _other_channels(key, found, own):
+            return (
+                f'  channels: {key} reads images of {found[1]} channels in the file, of {own[1]} here '
+                f'(in_channels). {_ADAPTS}\n'
+            )
+    return ''
+
+
+_ADAPTS = f'Only weights of {RGB} channels are adapted, and only where a training starts.'
 
 
 def _fit_state(model: nn.Module, state: MutableMapping[str, Any]) -> None:
@@ -194,25 +320,14 @@ def differences(
     )
 
 
-def _fill(
-    model: nn.Module,
+def _kept(
     state: Mapping[str, Tensor],
-    source: str | os.PathLike,
     reset: Sequence[tuple[str, tuple, tuple]],
     unexpected: Sequence[str],
-    loose: Sequence[str] = (),
-    missing: Sequence[str] = (),
-    wrapper: str = '',
-) -> LoadReport:
+) -> 'OrderedDict[str, Tensor]':
+    """What of a state dict fits, with the modules' versions."""
     left_out = {key for key, _, _ in reset} | set(unexpected)
     kept = OrderedDict((key, value) for key, value in state.items() if key not in left_out)
-    vars(kept)['_metadata'] = getattr(state, '_metadata', None)  # the modules' versions
-    model.load_state_dict(kept, strict=False)
-    return LoadReport(
-        source=os.fspath(source),
-        loaded=tuple(kept),
-        reset=tuple(reset),
-        unexpected=(*unexpected, *loose),
-        missing=tuple(missing),
-        wrapper=wrapper,
-    )
+    if versions := getattr(state, '_metadata', None):
+        vars(kept)['_metadata'] = versions
+    return kept

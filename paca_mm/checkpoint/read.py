@@ -231,10 +231,21 @@ def _read_safetensors(file: Path, map_location: Any) -> dict[str, Tensor]:
         raise UserError(f'{file} is torn or no safetensors file ({e}): fetch it again.') from e
 
 
+#: How configs of the hosts name weights that their packages know the addresses of.
+_OF_HOSTS = ('open-mmlab', 'openmmlab', 'torchvision', 'mmcls', 'jhu', 'modelzoo')
+
+
 def _local_file(path: str) -> Path:
     scheme = urlparse(path).scheme
     if scheme in ('http', 'https'):
         return _download(path)
+    if scheme in _OF_HOSTS:
+        raise UserError(
+            f'{path}: {scheme}:// names weights of a model of the hosts ({path.partition("://")[2]}), '
+            'which fit no other model.\n'
+            '  to fix it: leave them out (init_cfg=None, or pretrained=None where a segmentor has it: '
+            '--cfg-options model.pretrained=None), or name a file or an http(s) URL.'
+        )
     if len(scheme) > 1:  # one letter is a Windows drive
         raise UserError(
             f'{path}: only files and http(s) URLs are read; copy it to a file and name that.'

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from paca_mm.engine.config import load_config
     from paca_mm.engine.tasks import task_for
+    from paca_mm.type_names import type_name
 
     cfg = load_config(args.config)
     task = task_for(cfg)
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = build(cfg).eval()
     cost = count(model, lambda m: forward(m, task.name, height, width))
-    print(cost.table(args.depth, cfg.model.type))
+    print(cost.table(args.depth, type_name(cfg.model)))
     print(f'\none image of {height} x {width}; MACs as executed, attention and pooling included')
     if task.name == 'det':
         print(

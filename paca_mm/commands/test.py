@@ -12,6 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .pth or .safetensors file, official or ours')
     parser.add_argument('--show-dir', metavar='DIR', help='draw the predictions into this folder')
     parser.add_argument('--out', metavar='FILE.pkl', help='keep all predictions in this file')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="merge the predictions of several views of an image: the config's tta_model and "
+        'tta_pipeline, or flips (and sizes, for segmentation)',
+    )
     add_run_options(parser)
 
 

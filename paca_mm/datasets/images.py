@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from paca_mm.errors import UserError
+from paca_mm.type_names import type_name
 
 #: The endings of the images in a folder: what the hosts' OpenCV and Pillow read.
 SUFFIXES = (
@@ -76,10 +77,10 @@ def loader_of(pipeline: Iterable[Any]) -> str | None:
     """
     for step in pipeline:
         if isinstance(step, Mapping):
-            kind, backend = step.get('type'), step.get('imdecode_backend')
+            kind, backend = type_name(step), step.get('imdecode_backend')
         else:
-            kind, backend = type(step), getattr(step, 'imdecode_backend', None)
-        if getattr(kind, '__name__', str(kind)).endswith('LoadImageFromFile'):
+            kind, backend = type_name(type(step)), getattr(step, 'imdecode_backend', None)
+        if kind.endswith('LoadImageFromFile'):
             return backend or 'cv2'
     return None
 

@@ -6,8 +6,9 @@ What a dataset must be is its task's knowledge.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -21,7 +22,7 @@ from paca_mm.errors import UserError
 from .data_checks import datasets_of
 from .distributed import is_first_of_machine, say
 from .tasks import Task, task_for
-from .walk import walk, weights_of
+from .walk import scope_name, type_name, walk, weights_of
 
 
 def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -> None:
@@ -36,12 +37,13 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
         UserError: Something is missing or does not fit; the message names it and the cure.
     """
     task = task or task_for(cfg)
-    require(cfg.default_scope)
+    require(task.scope)
     init_default_scope(cfg.default_scope)
     if 'train' in phases:
         for node in walk(cfg.get('model') or {}):
             for init in weights_of(node):
                 _check_weights(init.get('checkpoint'), 'init_cfg.checkpoint')
+            _check_pretrained(node)
     if cfg.get('load_from'):
         _check_weights(cfg.load_from, 'load_from' if 'train' in phases else 'the command line')
     for phase in phases:
@@ -58,12 +60,54 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
             say(f'warning: {fault}')
 
 
+def _check_pretrained(node: Mapping[str, Any]) -> None:
+    """The ``pretrained`` of a backbone of ours, or of the model around it, which hands it on.
+
+    What a host's own module makes of the word is the host's matter; a file must exist all the same.
+    """
+    given, backbone = node.get('pretrained'), node.get('backbone')
+    inner = backbone if isinstance(backbone, Mapping) else {}
+    ours = (
+        node if scope_name(node) == 'paca_mm' else inner if scope_name(inner) == 'paca_mm' else None
+    )
+    if not isinstance(given, str):
+        return
+    if ours is None:
+        if given.endswith(WEIGHTS):
+            _check_weights(given, 'pretrained')
+        return
+    name = type_name(ours)
+    scheme = given.partition('://')[0] if '://' in given else ''
+    if scheme not in ('', 'http', 'https'):
+        raise UserError(
+            f'pretrained={given!r} in the model names weights of another backbone, which do not fit '
+            f'{name}.\n  to fix it: --cfg-options model.pretrained=None, or a checkpoint of {name} '
+            '(a file or an http(s) URL).'
+        )
+    others = [init.get('checkpoint') for init in weights_of(ours)]
+    others += [ours['pretrained']] if ours is not node and ours.get('pretrained') else []
+    if differing := [other for other in others if other != given]:
+        raise UserError(
+            f'the weights of {name} are named twice, and differently: pretrained={given!r} and '
+            f'{differing[0]!r} in the backbone.\n'
+            '  to fix it: one of them: --cfg-options model.pretrained=None, or init_cfg=None in the '
+            'backbone.'
+        )
+    _check_weights(given, 'pretrained')
+
+
+#: What the names of weight files end in.
+WEIGHTS = ('.pth', '.pt', '.pkl', '.ckpt', '.bin', '.safetensors')
+
+
 def _check_weights(path: str | None, place: str) -> None:
     """A local file must exist; what is in it is checked when it is read, before training."""
     if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
         cures = {
             'init_cfg.checkpoint': 'correct it, or leave it out to start from scratch '
             '(--cfg-options model.backbone.init_cfg=None).',
+            'pretrained': 'correct it, or leave it out to start from scratch '
+            '(--cfg-options model.pretrained=None).',
             'load_from': 'correct it, or leave it out (--cfg-options load_from=None).',
         }
         cure = cures.get(

@@ -1,15 +1,18 @@
 """Configs as the tools take them: found or missed by name, and turned to the embedded dataset."""
 
+from pathlib import Path
+from typing import Any
+
 from mmengine.config import Config
 
 from paca_mm.bases import cure_for_missing_base
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root, configs, find_config
 
-from .tasks import task_for
-from .walk import leave_weights_out
+from .tasks import scope_of_model, task_for
+from .walk import leave_weights_out, type_name
 
-__all__ = ['configs', 'load_config', 'use_shapes']
+__all__ = ['configs', 'is_lazy', 'load_config', 'use_shapes']
 
 
 def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
@@ -30,11 +33,18 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
         if cure := cure_for_missing_base(file):
             raise UserError(cure) from e
         raise UserError(f'{file} cannot be read as a config: {type(e).__name__}: {e}') from e
+    if cfg.get('model') and not cfg.get('default_scope') and (scope := scope_of_model(cfg.model)):
+        cfg.default_scope = scope  # lazy configs have none, but their texts are of a host's too
     if shapes:
         use_shapes(cfg)
     if options:
         cfg.merge_from_dict(options)
     return cfg
+
+
+def is_lazy(file: Path) -> bool:
+    """Whether a config is one of Python's imports (``read_base``), rather than a text."""
+    return Config._is_lazy_import(str(file))
 
 
 def use_shapes(cfg: Config) -> None:
@@ -51,11 +61,15 @@ def use_shapes(cfg: Config) -> None:
     if cfg.model.get('teacher') is not None:
         cfg.model.teacher = None
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'EMAHook']
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) != 'EMAHook']
     base = assets_root() / 'configs' / task.name / '_base_'
+    overlaid: dict[str, Any] = {}
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
-        for key, value in Config.fromfile(base / overlay).items():
-            cfg[key] = value
+        overlaid.update(Config.fromfile(base / overlay).items())
+    for key, value in overlaid.items():
+        cfg[key] = value
+    if 'tta_pipeline' not in overlaid:  # the one that there may be is for images of other sizes
+        cfg.pop('tta_pipeline', None)
     cfg.merge_from_dict(cfg.pop('on_shapes', {}))
     for head in task.heads(cfg.model):
         head.node['num_classes'] = len(task.shapes_classes)

@@ -15,7 +15,7 @@ from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
 
-from .walk import type_name
+from .walk import dataset_class, type_name
 
 
 def datasets_of(node: Any, place: str) -> Iterator[tuple[dict, str]]:
@@ -40,14 +40,6 @@ def is_remote(dataset: Mapping) -> bool:
     """Whether its files are read from a server, where nothing can be looked at beforehand."""
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     return backend != 'local' or '://' in str(dataset.get('data_root') or '')
-
-
-def dataset_class(dataset: Mapping) -> Any:
-    """The class of a dataset, or None if nobody registered it."""
-    if not isinstance(dataset['type'], str):
-        return dataset['type']  # a pure-Python config
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        return registry.get(dataset['type'])
 
 
 def is_dataset(dataset: Mapping, *bases: type) -> bool:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from paca_mm.errors import UserError
 
-from .walk import walk
+from .walk import type_name, walk
 
 
 def has_accelerator() -> bool:
@@ -33,13 +33,13 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
         return []
     changes = []
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    if type_name(wrapper) == 'AmpOptimWrapper':
         wrapper['type'] = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         changes.append('no GPU: training in float32 instead of mixed precision')
     if launcher != 'none':
-        norms = [node for node in walk(cfg.get('model')) if node.get('type') == 'SyncBN']
+        norms = [node for node in walk(cfg.get('model')) if type_name(node) == 'SyncBN']
         for node in norms:
             node['type'] = 'BN'
         if norms:

@@ -79,9 +79,12 @@ class DrawClassesHook(Hook):
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
     ) -> None:
-        """Draw a batch, as the model saw it."""
+        """Draw a batch, as the model saw it: with test-time augmentation, the first of its views."""
         os.makedirs(self.out_dir, exist_ok=True)
-        for image, sample in zip(data_batch['inputs'], outputs, strict=True):
+        images = data_batch['inputs']
+        if isinstance(images, (list, tuple)) and not _is_image(images[0]):
+            images = images[0]  # views, each of them a batch
+        for image, sample in zip(images, outputs, strict=True):
             folder, file = os.path.split(sample.img_path)
             name = f'{os.path.basename(folder)}_{os.path.splitext(file)[0]}'
             pixels = image.flip(0).permute(1, 2, 0).cpu().numpy()  # BGR -> RGB
@@ -91,6 +94,10 @@ class DrawClassesHook(Hook):
                 resize=max(self.least, min(pixels.shape[:2])),
                 out_file=os.path.join(self.out_dir, f'{name}.png'),
             )
+
+
+def _is_image(value: Any) -> bool:
+    return getattr(value, 'ndim', 0) == 3
 
 
 @HOOKS.register_module()

@@ -24,6 +24,7 @@ from .hooks import ThreadsHook
 from .loading import naming_files
 from .runner import SafeRunner
 from .tasks import Task, task_for
+from .tta import use_tta
 
 
 def train(args: argparse.Namespace) -> None:
@@ -70,6 +71,8 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
         task.draw_into(cfg, os.path.abspath(args.show_dir))
     if args.out:
         _dump_into(cfg, task, args.out)
+    if args.tta:
+        use_tta(cfg, task)
     metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []

@@ -11,7 +11,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.datasets.images import fault_of, loader_of
@@ -22,6 +22,7 @@ from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .distributed import device as default_device
 from .tasks import task_for
+from .walk import dataset_class, test_dataset, type_name
 
 
 class Predictor:
@@ -44,7 +45,7 @@ class Predictor:
     def __init__(self, cfg: Config, checkpoint: str, device: str | None = None) -> None:
         _check_device(device)
         self.task = task_for(cfg)
-        require(cfg.default_scope)
+        require(self.task.scope)
         init_default_scope(cfg.default_scope)
         content = read_checkpoint(checkpoint)
         model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
@@ -115,18 +116,15 @@ def _preprocessor(cfg: Config) -> dict | None:
 
 def image_pipeline(cfg: Config) -> list[dict]:
     """The test pipeline without the ground truth, which a single image does not have."""
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset
-    return [step for step in dataset.pipeline if not step['type'].endswith('LoadAnnotations')]
+    steps = test_dataset(cfg).pipeline
+    return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
 
 
 def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
     saved = checkpoint.get('meta', {}).get('dataset_meta') if isinstance(checkpoint, dict) else None
-    dataset = cfg.test_dataloader.dataset
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        known = getattr(registry.get(dataset.get('type', '')), 'METAINFO', {})
+    dataset = test_dataset(cfg)
+    known = getattr(dataset_class(dataset), 'METAINFO', {})
     return {
         **known,
         **(dataset.get('metainfo') or {}),

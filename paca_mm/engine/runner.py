@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import broadcast, get_world_size
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.checkpoint import read_checkpoint
+from paca_mm.checkpoint.load import fit_whole, unwrapped
 from paca_mm.errors import UserError
 from paca_mm.files import move_into_place
 from paca_mm.models.common.norms import convert_sync_batchnorm
@@ -37,6 +38,7 @@ class SafeRunner(Runner):
       are needed (testing, resuming) a missing one is an error.
     """
 
+    model: Any
     _random_state: dict | None = None
     _needs_all = False
     _read: tuple[str, Any] | None = None
@@ -105,18 +107,21 @@ class SafeRunner(Runner):
         Raises:
             UserError: The file cannot be read, or does not fit the model.
         """
-        checkpoint = self._taken(filename, map_location)
+        content = self._taken(filename, map_location)
         needed = ('meta', 'message_hub', 'optimizer') if self._resume else ()
-        if lacking := [key for key in needed if key not in checkpoint]:
+        if lacking := [key for key in needed if key not in content]:
             raise UserError(
                 f'{filename} cannot be resumed: it holds weights only (no {", ".join(lacking)}). '
                 f'To start a new run from them: --cfg-options load_from={filename}, no --resume.'
             )
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         needs_all = strict or self._needs_all or self._resume
-        report = load_whole(model, checkpoint, filename, strict=needs_all)
-        self.logger.info(report)
+        fitted = fit_whole(self.model, content, filename, strict=needs_all)
+        checkpoint = _as_mmengine_saves(content)
+        checkpoint['state_dict'] = fitted.complete()
+        if averages := fitted.averages(content):
+            checkpoint['ema_state_dict'] = averages
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # EMA may exchange the two
+        self.logger.info(fitted.load(checkpoint['state_dict']))
         self._has_loaded = True
         if self._resume:
             self._random_state = checkpoint.get('meta', {}).get('random_state')
@@ -147,11 +152,28 @@ class SafeRunner(Runner):
         if fn_name == 'before_val' and get_world_size() > 1:
             for buffer in self.model.buffers():
                 broadcast(buffer)  # of the process that saves
-        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_run':
+            self._before_run(kwargs)
+        else:
+            super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_train' and self._random_state is not None:
             if get_world_size() == 1:
                 self._restore(self._random_state)
             self._random_state = None
+
+    def _before_run(self, kwargs: dict[str, Any]) -> None:
+        """Call the hooks; those that keep the model (EMA) are shown it without augmentation around it.
+
+        mmengine's would average the wrapper, whose names are not those of a checkpoint.
+        """
+        around, inner = self.model, unwrapped(self.model)
+        if any(isinstance(m, BaseTTAModel) for m in around.modules()):
+            self.model = inner
+        try:
+            super().call_hook('before_run', **kwargs)
+        finally:
+            if self.model is inner:
+                self.model = around
 
     def _restore(self, state: dict[str, Any]) -> None:
         _set_random_state(state)
@@ -160,6 +182,15 @@ class SafeRunner(Runner):
         # Classic mmengine loads what was trained on once more, and the pipeline draws.
         if batches is not None and not hasattr(batches, 'skip_iter'):
             loop.dataloader_iterator = _restored_behind(batches, loop.iter, state)
+
+
+def _as_mmengine_saves(content: Any) -> dict[str, Any]:
+    """What a checkpoint holds beside weights, be it bare, of other names, or mmengine's own.
+
+    Hooks ask it for ``meta`` and ``state_dict`` without looking whether they are there.
+    """
+    others = {k: v for k, v in content.items() if not isinstance(v, torch.Tensor)}
+    return {'meta': {}, **{k: v for k, v in others.items() if k != 'ema_state_dict'}}
 
 
 def _restored_behind(batches: Any, count: int, state: dict[str, Any]) -> Iterator[Any]:

@@ -1,11 +1,21 @@
 """Going through a config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from mmengine.registry import DATASETS
 
 from paca_mm.type_names import scope_name, type_name
 
-__all__ = ['leave_weights_out', 'scope_name', 'type_name', 'walk', 'weights_of']
+__all__ = [
+    'dataset_class',
+    'leave_weights_out',
+    'scope_name',
+    'test_dataset',
+    'type_name',
+    'walk',
+    'weights_of',
+]
 
 
 def walk(node: Any) -> Iterator[dict]:
@@ -18,13 +28,30 @@ def walk(node: Any) -> Iterator[dict]:
             yield from walk(child)
 
 
-def _inits_of(node: dict) -> list[dict]:
+def test_dataset(cfg: Any) -> Any:
+    """The settings of the dataset that is tested, below its wrappers."""
+    dataset = cfg['test_dataloader']['dataset']
+    while 'pipeline' not in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def dataset_class(dataset: dict) -> Any:
+    """What a dataset's ``type`` stands for, be it a word or the class itself; None if nobody knows."""
+    kind = dataset.get('type') or ''
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
+def _inits_of(node: Mapping[str, Any]) -> list[dict]:
     """What stands in the ``init_cfg`` of a module, which may be one, several or none."""
     init = node.get('init_cfg')
     return list(init) if isinstance(init, (list, tuple)) else [init] if init else []
 
 
-def weights_of(node: dict) -> list[dict]:
+def weights_of(node: Mapping[str, Any]) -> list[dict]:
     """What a module loads when it is initialised: the ``Pretrained`` in its ``init_cfg``."""
     return [init for init in _inits_of(node) if type_name(init) == 'Pretrained']
 
@@ -34,3 +61,5 @@ def leave_weights_out(cfg: Any) -> None:
     for node in walk(cfg):
         if weights := weights_of(node):
             node['init_cfg'] = [init for init in _inits_of(node) if init not in weights] or None
+        if node.get('pretrained'):  # a file, or True for what a library knows the address of
+            node['pretrained'] = False if node['pretrained'] is True else None

@@ -392,7 +392,9 @@ def test_no_label_has_a_number_of_the_datasets_own(tmp_path):
     repaint(root, 254)
     own = {f'{phase}_dataloader.dataset.ignore_index': 254 for phase in ('train', 'val', 'test')}
     found = message_of(masks_config(root, **own))
-    assert 'PaCaHead of the config has ignore_index=255, but the dataset of train_dataloader' in found
+    assert (
+        'PaCaHead of the config has ignore_index=255, but the dataset of train_dataloader' in found
+    )
 
     own['model.decode_head.ignore_index'] = 254
     assert 'IoUMetric of the config has ignore_index=255' in message_of(masks_config(root, **own))

@@ -9,3 +9,4 @@ default_hooks = dict(
 env_cfg = dict(cudnn_benchmark=True)  # images of one size
 visualizer = dict(type='SegLocalVisualizer', alpha=0.6)
 log_processor = dict(by_epoch=False)
+tta_model = dict(type='SegTTAModel')

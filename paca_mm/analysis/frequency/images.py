@@ -16,6 +16,7 @@ from paca_mm.engine.checks import check_config
 from paca_mm.engine.data_checks import datasets_of
 from paca_mm.engine.loading import NamesFile
 from paca_mm.engine.predict import image_pipeline
+from paca_mm.engine.tasks import task_for
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 
@@ -104,7 +105,7 @@ def load_images(
     Raises:
         UserError: There are none, or some cannot be read or are too small.
     """
-    require(cfg.default_scope)
+    require(task_for(cfg).scope)
     init_default_scope(cfg.default_scope)
     pipeline = image_pipeline(cfg)
     make: Any

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.analysis.flops import Cost, count
-from paca_mm.engine.walk import weights_of
+from paca_mm.engine.config import is_lazy
+from paca_mm.engine.walk import type_name, weights_of
 from paca_mm.errors import UserError
 from paca_mm.families import Family, family_of
 from paca_mm.files import replacing
@@ -137,8 +138,8 @@ def family_with_arch(cfg: Config) -> Family:
     Raises:
         UserError: It is none of ours, or one that has no arch dict: there is nothing to multiply.
     """
-    kind = str(cfg.model.backbone.get('type', ''))
-    family = family_of(kind)
+    family = family_of(cfg.model.backbone)
+    kind = type_name(cfg.model.backbone)
     if family is None or family.arch is None:
         raise UserError(
             f'{kind} has no arch dict, so it has no depths and widths that can be searched.\n'
@@ -267,11 +268,18 @@ def write_config(file: Path, base: Path, cfg: Config, candidate: Candidate, why:
     changes: dict[str, Any] = {'backbone': {'arch': {**arch, **candidate.arch}}}
     if weights_of(backbone):
         changes['backbone']['init_cfg'] = None  # they are of the other sizes
+    for node, holder in ((backbone, changes['backbone']), (cfg.model, changes)):
+        if node.get('pretrained'):
+            holder['pretrained'] = None
     stages = family.widths({**backbone, 'arch': candidate.arch})
     out_indices = backbone.get('out_indices', range(len(stages)))
     given = [stages[i] for i in sorted(i % len(stages) for i in out_indices)]
     changes.update(_readers(cfg.model, given))
     comment = ''.join(f'# {line}\n' for line in why.splitlines())
+    if is_lazy(base):  # a text config inherits no other kind: this one is complete
+        with replacing(file) as part:
+            part.write_text(f'{comment}{_changed(cfg, changes).pretty_text}')
+        return
     inherited = os.path.relpath(base.resolve(), file.resolve().parent).replace(os.sep, '/')
     lines = [f'    {name}={_python(value)},\n' for name, value in changes.items()]
     with replacing(file) as part:
@@ -279,6 +287,15 @@ def write_config(file: Path, base: Path, cfg: Config, candidate: Candidate, why:
             f'{comment}_base_ = {inherited!r}\n\nmodel = dict(\n{"".join(lines)})\n'
             + ('load_from = None\n' if cfg.get('load_from') else '')
         )
+
+
+def _changed(cfg: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of a config with changes of its model."""
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict({'model': dict(changes)})
+    if cfg.get('load_from'):
+        cfg.load_from = None
+    return cfg
 
 
 def _readers(model: Mapping[str, Any], given: Sequence[int]) -> dict[str, Any]:

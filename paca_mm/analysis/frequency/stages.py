@@ -64,7 +64,7 @@ def prepared(cfg: Config) -> Config:
             'config of a detector, a segmentor or a classifier with one.'
         )
     backbone = cfg.model.backbone
-    family = family_of(str(backbone.get('type', '')))
+    family = family_of(backbone)
     if family is not None and family.arch is not None and backbone.get('out_indices'):
         stages = len(family.arch(backbone)['embed_dims'])
         last = max(i % stages for i in backbone.out_indices)

@@ -73,6 +73,23 @@ class Task:
     def suit_shapes(self, model: Any) -> None:
         """Suit what a model does in training to the embedded dataset, in place; see ``use_shapes``."""
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        """What merges the predictions of an image's views, where a config does not say so.
+
+        Args:
+            model: The config of the model.
+        """
+        raise NotImplementedError
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> list[dict]:
+        """A pipeline that makes views of an image, where a config has none: it and its mirror image.
+
+        Args:
+            pipeline: That of the test without augmentation, of which the last step packs.
+        """
+        *before, pack = pipeline
+        return [*before, views(FLIPS, [pack])]
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         """Let the host's visualization hook write every tested image into a folder."""
         raise NotImplementedError
@@ -135,6 +152,15 @@ class Task:
             '  without any download: run the same command with --shapes, or try the embedded '
             f'dataset:\n    {command_line("train", self.shapes_config)}'
         )
+
+
+#: An image as it is, and mirrored. The first view is the one that drawings show.
+FLIPS = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)]
+
+
+def views(*alternatives: Sequence[dict]) -> dict[str, Any]:
+    """The step that makes a view for every combination of alternatives, one taken of each list."""
+    return dict(type='TestTimeAug', transforms=[[*steps] for steps in alternatives])
 
 
 def named(label: int, classes: Sequence[str]) -> dict[str, Any]:

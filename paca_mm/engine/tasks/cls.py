@@ -91,6 +91,9 @@ class Classification(Task):
             yield from check_depth(paths, place.partition('.')[0], look)
         yield from _check_crop(paths, dataset, place, look)
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        return dict(type='AverageClsScoreTTA')
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
 

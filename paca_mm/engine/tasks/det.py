@@ -16,7 +16,7 @@ from paca_mm.datasets.shapes import CLASSES
 from ..data_checks import Head, heads_of, is_remote
 from ..walk import walk
 from . import det_data
-from .base import Task, named
+from .base import FLIPS, Task, named, views
 
 
 class Detection(Task):
@@ -66,6 +66,18 @@ class Detection(Task):
             if 'sampler' in node and 'num' in node['sampler']:
                 node['sampler']['num'] = min(node['sampler']['num'], 16)
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        return dict(
+            type='paca_mm.MaskTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        )
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> list[dict]:
+        *before, pack = pipeline
+        keys = pack.get('meta_keys', _META_KEYS)  # how an image was flipped must be among them
+        keys = dict.fromkeys((*keys, 'flip', 'flip_direction'))
+        return [*before, views(FLIPS, [{**pack, 'meta_keys': tuple(keys)}])]
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 
@@ -105,6 +117,10 @@ class Detection(Task):
             masks=BitmapMasks(masks, height, width),
         )
         return sample
+
+
+#: What mmdet's ``PackDetInputs`` keeps by itself.
+_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
 def _num_classes(model: Any) -> int:

@@ -20,13 +20,12 @@ from ..data_checks import (
     check_images,
     check_num_classes,
     classes_of,
-    dataset_class,
     is_dataset,
     made_lazily,
     path_in,
 )
 from ..distributed import say
-from ..walk import type_name, walk
+from ..walk import dataset_class, type_name, walk
 from .base import Task
 
 

@@ -29,7 +29,10 @@ from ..data_checks import (
 )
 from ..walk import type_name
 from . import seg_data
-from .base import Task, named
+from .base import FLIPS, Task, named, views
+
+#: The sizes of an image's views, as multiples of the one that is tested without augmentation.
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 class Segmentation(Task):
@@ -118,6 +121,22 @@ class Segmentation(Task):
         heads = self.heads(cfg.get('model'))
         return len(classes) if classes else max((head.num_classes for head in heads), default=0)
 
+    def tta_model(self, model: Any) -> dict[str, Any]:
+        return dict(type='SegTTAModel')
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> list[dict]:
+        """Six sizes and their mirror images, as mmseg's own configs have them.
+
+        Labels are loaded behind all that changes the image: the metric is taken at the original size.
+        """
+        steps = [
+            step for step in pipeline if type_name(step) not in ('Resize', 'LoadImageFromFile')
+        ]
+        load = [step for step in pipeline if type_name(step) == 'LoadImageFromFile']
+        resize = next((step for step in pipeline if type_name(step) == 'Resize'), None)
+        sizes = [_resized(resize, ratio) for ratio in RATIOS]
+        return [*load, views(sizes, FLIPS, *([step] for step in steps))]
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization.update(draw=True, interval=1)
         cfg.visualizer.save_dir = folder
@@ -135,6 +154,19 @@ class Segmentation(Task):
 
         classes = torch.randint(model.decode_head.num_classes, (1, *meta['img_shape']))
         return SegDataSample(metainfo=dict(meta), gt_sem_seg=PixelData(data=classes))
+
+
+def _resized(resize: Mapping[str, Any] | None, ratio: float) -> dict[str, Any]:
+    """The resizing of a pipeline to a multiple of its size."""
+    if resize is None:
+        return dict(type='Resize', scale_factor=ratio, keep_ratio=True)
+    if resize.get('scale') is None:
+        factor = resize['scale_factor']
+        factors = [f * ratio for f in factor] if isinstance(factor, (list, tuple)) else None
+        return {**resize, 'scale_factor': tuple(factors) if factors else factor * ratio}
+    scale = resize['scale']
+    sides = scale if isinstance(scale, (list, tuple)) else (scale, scale)
+    return {**resize, 'scale': tuple(max(1, round(side * ratio)) for side in sides)}
 
 
 def _made(dataset: dict, place: str, classes: Sequence[str] | None) -> Any | None:

@@ -13,9 +13,16 @@ from torch.nn.modules.batchnorm import _NormBase
 from paca_mm.errors import UserError, some_of
 from paca_mm.registry import MODELS
 
+from ..common.pretrained import pretrained_init
+
 
 @MODELS.register_module()
-def ReplaceNorms(module: Mapping[str, Any], norms: Mapping[str, Any], **given: Any) -> nn.Module:
+def ReplaceNorms(
+    module: Mapping[str, Any],
+    norms: Mapping[str, Any],
+    pretrained: str | None = None,
+    **given: Any,
+) -> nn.Module:
     """Build a module of the host and exchange some of its norms.
 
     It returns the host's module itself: its class, its methods, its keys. Norms that were frozen
@@ -31,6 +38,8 @@ def ReplaceNorms(module: Mapping[str, Any], norms: Mapping[str, Any], **given: A
         module: The config of the module, in the scope of the host around it.
         norms: For every regular expression that a norm's complete name in the module matches, the
             config of the norm that takes its place. The channels are those of the old one.
+        pretrained: A file or URL, the same as ``init_cfg=dict(type='Pretrained', checkpoint=...)`` in
+            the module; mmseg's segmentors hand it on.
         **given: What the host adds to the config, such as the ``train_cfg`` of its heads; the
             module gets it.
 
@@ -42,7 +51,10 @@ def ReplaceNorms(module: Mapping[str, Any], norms: Mapping[str, Any], **given: A
             f'ReplaceNorms: module={module!r} must be the config of a module, '
             "module=dict(type='ResNet', depth=50) say."
         )
-    built = registry.MODELS.build({**module, **given})
+    settings = {**module, **given}
+    if pretrained:
+        settings['init_cfg'] = pretrained_init(settings.get('init_cfg'), pretrained)
+    built = registry.MODELS.build(settings)
     exchange_norms(built, norms)
     return built
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from paca_mm.checkpoint.load import LoadReport, below, compare, differences
+from paca_mm.checkpoint.channels import adapt_channels
+from paca_mm.checkpoint.load import LoadReport, about_channels, below, compare, differences
 from paca_mm.checkpoint.read import read_checkpoint, unwrap
 from paca_mm.errors import UserError, some_of
 
@@ -46,6 +47,7 @@ class VitReport(LoadReport):
             f'{self.source}' + (f' ({self.wrapper})' if self.wrapper else ''),
             f'taken: {_kinds(self.loaded)}',
         ]
+        lines += map(str, self.adapted)
         if self.new:
             lines.append(f'new, with their fresh initialisation: {_kinds(self.new)}')
         if self.unexpected:
@@ -70,7 +72,8 @@ def load_vit(
 
     All parameters are taken but for the kernels of the convolutions, which a ViT with softmax
     attention has not, and the norm behind averaged patches, which one with a class token has not.
-    Position embeddings are resampled by the host where the grid differs.
+    Position embeddings are resampled by the host where the grid differs; weights of RGB images are
+    adapted to another number of channels (see :mod:`paca_mm.checkpoint.channels`).
 
     Args:
         model: What :func:`CastlingViT` returned.
@@ -96,7 +99,9 @@ def load_vit(
         )
     loose = tuple(key for key in state if not key.startswith(found))
     state = _with_our_names(below(state, found))
-    missing, unexpected, misfits = compare(model.state_dict(), state)
+    own = model.state_dict()
+    changed = adapt_channels(state, own)
+    missing, unexpected, misfits = compare(own, state)
     new = tuple(key for key in missing if re.search(_NEW, key))
     missing = [key for key in missing if key not in new]
     misfits = [m for m in misfits if m[0] != 'pos_embed' or not _can_resample(model, m[1])]
@@ -104,6 +109,7 @@ def load_vit(
     if missing or misfits or foreign:
         raise UserError(
             f'{path} is not for this ViT.\n{differences(missing, misfits, foreign)}\n'
+            f'{about_channels(misfits)}'
             "Give vit=dict(...) the file's arch; a file with a dist_token is that of a "
             "type='DistilledVisionTransformer'."
         )
@@ -117,6 +123,7 @@ def load_vit(
         reset=(),
         unexpected=(*unexpected, *loose),
         wrapper=wrapper,
+        adapted=changed,
         new=new,
     )
 

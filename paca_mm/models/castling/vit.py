@@ -13,6 +13,7 @@ from torch import Tensor
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
+from ..common.pretrained import is_pretrained, pretrained_init
 from .attention import CastlingAttention
 from .deit import load_vit
 
@@ -24,6 +25,7 @@ def CastlingViT(
     softmax_branch: bool = True,
     threshold: float = 0.02,
     eps: float = 1e-6,
+    pretrained: str | None = None,
     **given: Any,
 ) -> nn.Module:
     """Build a ViT of the host and exchange its attention.
@@ -55,6 +57,7 @@ def CastlingViT(
         softmax_branch: Whether the branch is there at first; ``paca_mm.CastlingHook`` fades it out.
         threshold: Softmax weights up to it are dropped.
         eps: Vectors shorter than this have no direction.
+        pretrained: A file or URL, the same as such an ``init_cfg``; mmseg's segmentors hand it on.
         **given: What else stands in the config (``init_cfg``); the host's module gets it.
 
     Raises:
@@ -65,7 +68,10 @@ def CastlingViT(
             f'CastlingViT: vit={vit!r} must be the config of a ViT, '
             "vit=dict(type='VisionTransformer', arch='deit-tiny') say."
         )
-    built: Any = registry.MODELS.build({**vit, **given})
+    settings = {**vit, **given}
+    if pretrained:
+        settings['init_cfg'] = pretrained_init(settings.get('init_cfg'), pretrained)
+    built: Any = registry.MODELS.build(settings)
     exchange_attention(
         built,
         kernel_size=kernel_size,
@@ -167,7 +173,7 @@ class _InitWeights:
 
     def __call__(self) -> None:
         init = self.vit.init_cfg
-        if not isinstance(init, Mapping) or init.get('type') != 'Pretrained':
+        if not is_pretrained(init):
             type(self.vit).init_weights(self.vit)
         elif not self.vit.is_init:
             load_vit(self.vit, init.get('checkpoint'), init.get('prefix')).log()

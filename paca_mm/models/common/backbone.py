@@ -1,16 +1,20 @@
 """What any backbone of an OpenMMLab host does beside its forward pass."""
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn as nn
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from paca_mm.checkpoint.channels import adapt_channels
 from paca_mm.checkpoint.layout import KeyLayout
 from paca_mm.checkpoint.load import load_pretrained
 from paca_mm.errors import UserError
+
+from .pretrained import is_pretrained, pretrained_init
 
 
 class Backbone(BaseModule):
@@ -29,6 +33,8 @@ class Backbone(BaseModule):
         with_cp: Recompute in the backward pass.
         drop_path_rate: Stochastic depth, to be checked.
         init_cfg: See :meth:`init_weights`.
+        pretrained: A file or URL: the same as ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
+            Segmentors of mmseg hand their own ``pretrained`` on under this name.
 
     Attributes:
         out_indices: Ascending, none negative.
@@ -37,7 +43,8 @@ class Backbone(BaseModule):
         depths: The blocks of each stage that is built; a subclass sets it.
 
     Raises:
-        UserError: (a ValueError) An argument is out of its range.
+        UserError: (a ValueError) An argument is out of its range, or ``init_cfg`` and ``pretrained``
+            name different weights.
     """
 
     layout: ClassVar[KeyLayout]
@@ -58,8 +65,9 @@ class Backbone(BaseModule):
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
+        pretrained: str | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(pretrained_init(init_cfg, pretrained))
         _check(num_stages, out_indices, frozen_stages, drop_path_rate)
         self.in_channels = in_channels
         self.out_indices = tuple(sorted(i % num_stages for i in out_indices))
@@ -103,10 +111,11 @@ class Backbone(BaseModule):
         """
         if self.is_init:
             return
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            load_pretrained(
-                self, self.init_cfg.get('checkpoint'), self.init_cfg.get('prefix')
-            ).log()
+        inits: Any = self.init_cfg
+        inits = inits if isinstance(inits, (list, tuple)) else [inits]
+        weights = next((init for init in inits if is_pretrained(init)), None)
+        if weights is not None:  # all parameters, so that no other initialiser matters
+            load_pretrained(self, weights.get('checkpoint'), weights.get('prefix')).log()
         elif self.init_cfg:
             super().init_weights()
         self.is_init = True
@@ -114,7 +123,11 @@ class Backbone(BaseModule):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any
     ) -> None:
-        """Accept the official keys as well as ours, under any prefix, and those of older versions."""
+        """Accept the official keys as well as ours, under any prefix, and those of older versions.
+
+        Where a training starts from a model's ``init_cfg``, weights of RGB images are adapted to
+        other channels. Elsewhere nobody says whether the numbers must be those of the file.
+        """
         if any(key.startswith(prefix) for key in state_dict):
             version = local_metadata.get('version') or 1  # safetensors files have none
             if version > self._version:
@@ -126,6 +139,10 @@ class Backbone(BaseModule):
             self.layout.to_ours(state_dict, prefix, bare=True)
             for older in range(version, self._version):
                 self._upgrade(state_dict, prefix, older)
+            if hasattr(self, '_params_init_info'):  # mmengine's, while weights are initialised
+                own = {prefix + key: value for key, value in self.state_dict().items()}
+                for change in adapt_channels(state_dict, own):
+                    print_log(str(change), logger='current')
             self.fit_state(state_dict, prefix)
             self.is_init = True
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
@@ -163,6 +180,10 @@ class Backbone(BaseModule):
 
     def _frozen_modules(self) -> list[nn.Module]:
         return [m for stage in range(self.frozen_stages + 1) for m in self._stage_modules(stage)]
+
+    def no_weight_decay(self) -> set[str]:
+        """The names of parameters besides norms, biases and vectors that do not decay: none."""
+        return set()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The depth of a parameter, for layer-wise learning-rate decay.

@@ -62,6 +62,7 @@ class PaCaViT(Backbone):
             bare backbone or a complete model (``prefix='backbone.'`` narrows it), and raises unless
             every parameter is loaded or belongs to a cluster layer of another size. Default: the
             paper's initialisation.
+        pretrained: A file or URL, the same as such an ``init_cfg``; mmseg's segmentors hand it on.
 
     Raises:
         UserError: (a ValueError) An argument is not one of the above; the message says what is.
@@ -90,13 +91,14 @@ class PaCaViT(Backbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
         plain_attention: str | Mapping[str, Any] = 'softmax',
+        pretrained: str | None = None,
     ) -> None:
         sizes = resolve_arch(arch)
         embed_dims, depths = sizes['embed_dims'], sizes['depths']
         num_stages = len(depths)
         super().__init__(
             num_stages, in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            drop_path_rate, init_cfg,
+            drop_path_rate, init_cfg, pretrained,
         )  # fmt: skip
         has_teacher = 'teacher_depths' in sizes
         if num_clusters is None:

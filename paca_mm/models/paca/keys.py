@@ -63,7 +63,7 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     ``arch`` is the name of a published size, or a dict with the widths and depths that were found
     (weights do not show the number of heads). ``cluster_every`` is 1 if any stage clusters again
-    after its first block.
+    after its first block; ``in_channels`` is there if it is not 3.
     """
     blocks = {
         tuple(map(int, m.groups())) for k in state if (m := re.match(r'stage(\d+)\.(\d+)\.', k))
@@ -96,6 +96,8 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         re.match(r'stage\d+\.[1-9]\d*\.attn\.clustering\.to_clusters\.weight$', k) for k in state
     ):
         found['cluster_every'] = 1
+    if (channels := state['patch_embed.proj.0.weight'].shape[1]) != 3:
+        found['in_channels'] = channels
     if any('.attn.inner.dconv.' in k for k in state):
         found['plain_attention'] = 'castling'
     return found
@@ -103,7 +105,7 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     """The published rows that :func:`settings` may have seen; none for other sizes."""
-    if not isinstance(found['arch'], str) or 'plain_attention' in found:
+    if not isinstance(found['arch'], str) or {'plain_attention', 'in_channels'} & found.keys():
         return ()
     return rows_like(
         found['arch'],
@@ -152,4 +154,5 @@ LAYOUT = KeyLayout(
         ),
     ),
     restart='to_clusters',
+    first_convs=('patch_embed.proj.0',),
 )

@@ -100,5 +100,4 @@ CATALOGUE = Catalogue(
     published={'upernet': ('tiny', 'small', 'base')},
     license='mit',
     paper='arXiv:2203.11987',
-    first_conv='patch_embed.proj.0',
 )

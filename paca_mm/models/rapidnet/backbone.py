@@ -69,6 +69,7 @@ class RapidNet(Backbone):
             bare backbone or a complete model (``prefix='backbone.'`` narrows it), and raises unless
             every parameter is loaded. Of an official file it takes the averaged weights
             (``state_dict_ema``). Default: the published initialisation.
+        pretrained: A file or URL, the same as such an ``init_cfg``; mmseg's segmentors hand it on.
 
     Raises:
         UserError: (a ValueError) An argument is not one of the above; the message says what is.
@@ -95,13 +96,14 @@ class RapidNet(Backbone):
         with_cp: bool = False,
         deploy: bool = False,
         init_cfg: dict | None = None,
+        pretrained: str | None = None,
     ) -> None:
         sizes = resolve_arch(arch)
         embed_dims = sizes['embed_dims']
         inverted, mldc = sizes['inverted_blocks'], sizes['mldc_blocks']
         super().__init__(
             len(embed_dims), in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            drop_path_rate, init_cfg,
+            drop_path_rate, init_cfg, pretrained,
         )  # fmt: skip
         self.embed_dims = embed_dims
         self.num_features = tuple(embed_dims[i] for i in self.out_indices)

@@ -53,7 +53,8 @@ def table(keys: Iterable[str]) -> Table:
 def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of ``RapidNet`` that a state dict, in our layout and without prefix, shows.
 
-    ``arch`` is the name of a published size, or a dict of those that were found.
+    ``arch`` is the name of a published size, or a dict of those that were found; ``in_channels`` is
+    there if it is not 3.
     """
     kinds: dict[tuple[int, int], str] = {}
     widths: dict[int, int] = {}
@@ -75,6 +76,8 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         mldc_blocks=count('mixer'),
     )
     found: dict[str, Any] = dict(arch=next((n for n, a in ARCHS.items() if a == sizes), sizes))
+    if (channels := state['stem.halving1.conv.weight'].shape[1]) != 3:
+        found['in_channels'] = channels
     folded = 'stem.halving1.norm.weight' not in state
     if folded or any('.reparam_conv.' in key for key in state):
         found['deploy'] = True
@@ -83,7 +86,9 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     """The published row that :func:`settings` has seen; none for other sizes."""
-    return (found['arch'],) if isinstance(found['arch'], str) and found['arch'] in ROWS else ()
+    if not isinstance(found['arch'], str) or 'in_channels' in found:
+        return ()
+    return (found['arch'],) if found['arch'] in ROWS else ()
 
 
 def foreign(unexpected: Sequence[str], model: nn.Module) -> list[str]:
@@ -106,6 +111,7 @@ LAYOUT = KeyLayout(
     build=build,
     rows=rows,
     foreign=foreign,
+    first_convs=('stem.halving1.conv',),
     classifier=(
         ('prediction.1.', 'head.hidden.conv.'),
         ('prediction.2.', 'head.hidden.norm.'),

@@ -37,5 +37,4 @@ CATALOGUE = Catalogue(
     published={'mask_rcnn': ('m', 'b'), 'fpn': ('m', 'b')},
     license='mit',
     paper='arXiv:2412.10995',
-    first_conv='stem.halving1.conv',
 )

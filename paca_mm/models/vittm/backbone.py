@@ -65,6 +65,7 @@ class ViTTM(Backbone):
             bare backbone or a complete model (``prefix='backbone.'`` narrows it), and raises unless
             every parameter is loaded. Positions of another image size are resampled, and the log says
             so. Default: timm's initialisation of a ViT.
+        pretrained: A file or URL, the same as such an ``init_cfg``; mmseg's segmentors hand it on.
 
     Raises:
         UserError: (a ValueError) An argument is not one of the above, or an image does not fit the
@@ -94,12 +95,14 @@ class ViTTM(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | None = None,
+        pretrained: str | None = None,
     ) -> None:
         sizes = resolve_arch(arch)
         num_layers, channels = sizes['num_layers'], sizes['embed_dims']
         super().__init__(
             num_layers, in_channels, out_indices, frozen_stages, norm_eval=False, with_cp=with_cp,
             drop_path_rate=drop_path_rate, init_cfg=init_cfg,
+            pretrained=pretrained,
         )  # fmt: skip
         for name, patch in (('memory_patch', memory_patch), ('process_patch', process_patch)):
             if not isinstance(patch, int) or patch < 1:
@@ -252,6 +255,10 @@ class ViTTM(Backbone):
 
     def _stage_modules(self, stage: int) -> list[nn.Module]:
         return [self.blocks[stage - 1]] if stage else [self.memory_embed, self.process_embed]
+
+    def no_weight_decay(self) -> set[str]:
+        """Both position embeddings."""
+        return {'memory_embed.pos_embed', 'process_embed.pos_embed'}
 
     def _layer_of(self, name: str) -> int | None:
         part, *rest = name.split('.')

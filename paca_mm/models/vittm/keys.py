@@ -93,8 +93,8 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of ``ViTTM`` that a state dict, in our layout and without prefix, shows.
 
     ``arch`` is the name of a published size, or a dict with the width and depth that were found
-    (weights do not show the number of heads). ``img_size`` is there if it is not 224, ``out_type`` if
-    the last block writes nothing.
+    (weights do not show the number of heads). ``img_size`` is there if it is not 224, ``in_channels``
+    if it is not 3, ``out_type`` if the last block writes nothing.
     """
     memory = state['memory_embed.proj.weight']
     process = state.get('process_embed.proj.weight', memory)
@@ -105,6 +105,8 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         memory_patch=memory.shape[-1],
         process_patch=process.shape[-1],
     )
+    if memory.shape[1] != 3:
+        found['in_channels'] = memory.shape[1]
     positions = state.get('memory_embed.pos_embed')
     if positions is not None:
         side = isqrt(positions.shape[1]) * memory.shape[-1]
@@ -117,6 +119,8 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def rows(found: Mapping[str, Any]) -> tuple[str, ...]:
     """The published row that :func:`settings` has seen; none for other sizes."""
+    if 'in_channels' in found:
+        return ()
     shown = {key: found[key] for key in ('arch', 'memory_patch', 'process_patch')}
     return tuple(name for name, row in ROWS.items() if row.backbone == shown)
 
@@ -142,6 +146,7 @@ LAYOUT = ViTTMLayout(
     rows=rows,
     foreign=foreign,
     constants=CONSTANTS,
+    first_convs=('memory_embed.proj', 'process_embed.proj'),
     classifier=(
         ('head.', 'head.fc.'),
         ('fc_norm.', 'head.fc_norm.'),

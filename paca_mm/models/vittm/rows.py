@@ -36,5 +36,4 @@ CATALOGUE = Catalogue(
     published={'segmenter': ('base_28_28', 'base_16_32'), 'upernet': ('base_16_32',)},
     license='mit',
     paper='arXiv:2409.07613',
-    first_conv=('memory_embed.proj', 'process_embed.proj'),
 )

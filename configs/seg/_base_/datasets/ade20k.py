@@ -21,6 +21,22 @@ test_pipeline = [
     dict(type='LoadAnnotations'),  # after the resizing: the metric is taken at the original size
     dict(type='PackSegInputs'),
 ]
+# Six sizes and their mirror images: tools/test.py --tta, or mmsegmentation's own.
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=(round(2048 * r), round(512 * r)), keep_ratio=True)
+                for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 
 train_dataloader = dict(
     batch_size=2,

@@ -1,0 +1,31 @@
+"""Test-time augmentation of a config: the model is wrapped, the test's pipeline makes views."""
+
+import copy
+
+from mmengine.config import Config, ConfigDict
+
+from .tasks import Task
+from .walk import test_dataset, type_name, walk
+
+
+def use_tta(cfg: Config, task: Task) -> None:
+    """Test with augmentation, in place: as the config says, or as its task does it.
+
+    ``tta_model`` and ``tta_pipeline`` of the config are taken where they are; see
+    :meth:`~.tasks.Task.tta_model` and :meth:`~.tasks.Task.tta_pipeline`.
+    """
+    dataset = test_dataset(cfg)
+    own = dataset['pipeline']
+    pipeline = cfg.get('tta_pipeline') or task.tta_pipeline(copy.deepcopy(list(own)))
+    _tell_classes(own, pipeline)
+    wrapper = cfg.get('tta_model') or task.tta_model(cfg.model)
+    dataset['pipeline'] = pipeline
+    cfg.model = ConfigDict({**wrapper, 'module': cfg.model})
+
+
+def _tell_classes(own: list[dict], pipeline: list[dict]) -> None:
+    """Let ``paca_mm.CheckLabels`` of the views know what that of the test was told."""
+    told = [step for step in walk(own) if type_name(step) == 'CheckLabels']
+    for step in walk(pipeline):
+        if told and type_name(step) == 'CheckLabels':
+            step.setdefault('num_classes', told[0].get('num_classes'))
