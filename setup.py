@@ -87,7 +87,9 @@ if __name__ == '__main__':
     setup(
         cmdclass={'build_py': BuildWithAssets},
         zip_safe=False,
-        long_description=readme(page, home, os.environ.get('GITHUB_REF_NAME', 'HEAD')) if home else page,
+        long_description=readme(page, home, os.environ.get('GITHUB_REF_NAME', 'HEAD'))
+        if home
+        else page,
         long_description_content_type='text/markdown',
         project_urls=urls(home),
     )

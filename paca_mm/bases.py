@@ -1,9 +1,9 @@
 """Configs that take up ours from any folder.
 
-A ``_base_`` is a path beside the file, or ``<package>::<path>`` for the packages of a list that mmengine
-keeps, which knows the hosts only. It is also an expression that mmengine evaluates, on both stacks, with
-nothing but Python's builtins. So a line that asks this package for the path works in any project, with any
-host's tools, in whatever place ``paca_mm`` is installed.
+A ``_base_`` is a path beside the file, or ``<package>::<path>`` for the packages of a list that
+mmengine keeps, which knows the hosts only. It is also an expression that mmengine evaluates, on both
+stacks, with nothing but Python's builtins. So a line that asks this package for the path works in any
+project, with any host's tools, in whatever place ``paca_mm`` is installed.
 """
 
 import ast

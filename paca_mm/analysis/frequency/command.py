@@ -58,7 +58,7 @@ def analyze(args: argparse.Namespace) -> None:
     print('the definitions are our own, only inspired by a paper: docs/frequency.md')
 
 
-def _candidates(args, every, size):
+def _candidates(args: argparse.Namespace, every: Any, size: Any) -> Any:
     """The budget and the sizes that keep to it, before anything slow begins."""
     if args.max_params is not None:
         budget = Budget('params', args.max_params, args.at_least)
@@ -69,7 +69,15 @@ def _candidates(args, every, size):
     return budget, sizes
 
 
-def _search(args, cfg, every, images, report, wanted, file):
+def _search(
+    args: argparse.Namespace,
+    cfg: Any,
+    every: Any,
+    images: Any,
+    report: Any,
+    wanted: Any,
+    file: Path,
+) -> dict[str, Any]:
     """Rank the sizes, write the config of the nearest; returns plain data for the JSON file."""
     budget, sizes = wanted
     target = args.target or ('checkpoint' if args.checkpoint else 'images')
@@ -105,4 +113,3 @@ def _search(args, cfg, every, images, report, wanted, file):
         words += ['--cfg-options', *args.typed_options]
     print(f'the nearest size as a config: {file}\n  to train it: {command_line("train", *words)}')
     return search_data(ranked, budget, target, str(file))
-
