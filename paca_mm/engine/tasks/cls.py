@@ -21,6 +21,7 @@ from ..data_checks import (
     made_lazily,
     path_in,
 )
+from ..drawing import Look, Pixels, lines
 from .base import Task, named
 
 
@@ -80,11 +81,13 @@ class Classification(Task):
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
 
-    def draw(
-        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
-    ) -> None:
-        classes = list((visualizer.dataset_meta or {}).get('classes') or ()) or None
-        visualizer.visualize_cls(pixels, sample, classes=classes, draw_gt=False, out_file=out_file)
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        return lines(pixels, self.words(sample, look))
+
+    def words(self, sample: Any, look: Look) -> list[str]:
+        """The best classes, each with its score."""
+        best = self.record(sample, look.classes, 0.0)['top']
+        return [f'{x["class"]} {x["score"]:.2f}' for x in best]
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))

@@ -24,6 +24,7 @@ from ..data_checks import (
     heads_of,
     path_in,
 )
+from ..drawing import Look, Pixels, instances
 from ..walk import walk
 from .base import Task, named
 
@@ -81,15 +82,14 @@ class Detection(Task):
             if 'sampler' in node and 'num' in node['sampler']:
                 node['sampler']['num'] = min(node['sampler']['num'], 16)
 
-    def draw_into(self, cfg: Config, folder: str) -> None:
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        found = sample.pred_instances
+        found = found[found.scores >= score_thr]
+        return _drawn(pixels, found, look, found.scores.tolist())
 
-    def draw(
-        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
-    ) -> None:
-        visualizer.add_datasample(
-            name, pixels, sample, out_file=out_file, draw_gt=False, pred_score_thr=score_thr
-        )
+    def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
+        truth = sample.get('gt_instances')
+        return None if truth is None else _drawn(pixels, truth, look)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         found = sample.pred_instances
@@ -120,6 +120,21 @@ class Detection(Task):
             masks=BitmapMasks(masks, height, width),
         )
         return sample
+
+
+def _drawn(pixels: Pixels, found: Any, look: Look, scores: Any = None) -> Pixels:
+    boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+    masks = found.get('masks')
+    if hasattr(masks, 'to_ndarray'):  # as they are annotated
+        masks = masks.to_ndarray()
+    return instances(
+        pixels,
+        np.asarray(boxes, np.float64).reshape(-1, 4),
+        found.labels.tolist(),
+        look,
+        scores,
+        None if masks is None else np.asarray(masks, bool),
+    )
 
 
 def _num_classes(model: Any) -> int:

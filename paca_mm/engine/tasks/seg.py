@@ -22,6 +22,7 @@ from ..data_checks import (
     made_lazily,
     path_in,
 )
+from ..drawing import Look, Pixels, class_map
 from .base import Task, named
 
 
@@ -68,9 +69,12 @@ class Segmentation(Task):
                 every_class=place.startswith('train'),
             )
 
-    def draw_into(self, cfg: Config, folder: str) -> None:
-        cfg.default_hooks.visualization.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = folder
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        return class_map(pixels, sample.pred_sem_seg.data[0].numpy(), look)
+
+    def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
+        truth = sample.get('gt_sem_seg')
+        return None if truth is None else class_map(pixels, truth.data[0].numpy(), look)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
