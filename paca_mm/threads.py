@@ -30,7 +30,7 @@ def cores() -> int:
 def cgroup_quota(folder: Path) -> float | None:
     """How many cores' time a container may use, by the files of cgroup v2 or v1; None: no limit."""
     for files in (['cpu.max'], ['cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us']):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LookupError, ZeroDivisionError):
             words = ' '.join((folder / file).read_text() for file in files).split()
             if words[0] == 'max' or float(words[0]) <= 0:
                 return None
