@@ -66,7 +66,9 @@ def cure_for_missing_base(file: Path) -> str | None:
                 return cure
             continue
         ours = _ours(base.partition('::')[2] if outside else base)
-        cure = '\n  or '.join(f'_base_ = {expression(path)}' for path in ours) or 'correct the path.'
+        cure = (
+            '\n  or '.join(f'_base_ = {expression(path)}' for path in ours) or 'correct the path.'
+        )
         why = (
             'mmengine looks there for its own packages only'
             if outside

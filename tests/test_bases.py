@@ -91,7 +91,7 @@ def test_a_copy_without_its_base_says_what_to_write(tmp_path):
     mine.write_text((CONFIGS / 'cls' / 'paca_finetune.py').read_text())
     with pytest.raises(UserError, match='is not there') as e:
         load_config(str(mine))
-    assert f"{tmp_path / 'paca_small_in1k.py'}" in str(e.value)
+    assert f'{tmp_path / "paca_small_in1k.py"}' in str(e.value)
     line = str(e.value).partition('to fix it: ')[2]
     assert line.startswith('_base_ = ')
     mine.write_text(mine.read_text().replace("_base_ = './paca_small_in1k.py'", line))
@@ -117,6 +117,8 @@ def test_a_base_that_is_not_there_is_named_with_its_cure(tmp_path, base, cure):
 
 def test_another_fault_of_a_config_keeps_its_words(tmp_path):
     mine = tmp_path / 'mine.py'
-    mine.write_text("_base_ = __import__('paca_mm.paths').paths.config('cls/paca_shapes')\nx = 1 +\n")
+    mine.write_text(
+        "_base_ = __import__('paca_mm.paths').paths.config('cls/paca_shapes')\nx = 1 +\n"
+    )
     with pytest.raises(UserError, match='cannot be read as a config'):
         load_config(str(mine))

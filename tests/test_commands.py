@@ -69,7 +69,9 @@ def test_every_help_has_an_example_and_imports_nothing_heavy():
 def test_every_tool_is_a_command_and_the_other_way_round():
     tools = {path.stem for path in (assets_root() / 'tools').glob('*.py')}
     assert tools == set(COMMANDS.values()) - {None}
-    modules = {p.stem.replace('_', '-') for p in Path(module_of('train').__file__).parent.glob('*.py')}
+    modules = {
+        p.stem.replace('_', '-') for p in Path(module_of('train').__file__).parent.glob('*.py')
+    }
     assert modules - {'--init--', 'options'} == set(COMMANDS)
     assert all(callable(tool(name).main) for name in tools)
 

@@ -14,7 +14,9 @@ CASES = [
 
 
 def entry_of(task, name):
-    (found,) = (e for m in metafiles.metafiles(task) for e in metafiles.read_metafile(m) if e.name == name)
+    (found,) = (
+        e for m in metafiles.metafiles(task) for e in metafiles.read_metafile(m) if e.name == name
+    )
     return found
 
 
@@ -27,7 +29,10 @@ def asked(monkeypatch):
 
     def load(file, map_location):
         seen.append(file)
-        return {'state_dict': {}, 'meta': {'dataset_meta': {'classes': ('a', 'b'), 'palette': None}}}
+        return {
+            'state_dict': {},
+            'meta': {'dataset_meta': {'classes': ('a', 'b'), 'palette': None}},
+        }
 
     monkeypatch.setattr(infer, '_load_checkpoint', load)
     return seen

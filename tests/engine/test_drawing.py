@@ -20,7 +20,8 @@ def covered(drawn, colour, share=drawing.COVER):
 
 
 @pytest.mark.parametrize(
-    ('size', 'factor'), [((96, 96), 7), ((128, 128), 5), ((480, 640), 1), ((20, 300), 2), ((1, 1), 640)]
+    ('size', 'factor'),
+    [((96, 96), 7), ((128, 128), 5), ((480, 640), 1), ((20, 300), 2), ((1, 1), 640)],
 )
 def test_a_small_image_is_enlarged_before_it_is_drawn(size, factor):
     labels = np.zeros(size, int)
@@ -62,7 +63,9 @@ def test_a_class_has_one_colour_in_masks_and_boxes():
         mask[y1:y2, x1:x2] = True
     look = Look(('a', 'b'), ((250, 10, 10), (10, 10, 250)))
     drawn = instances(grey(480, 640), boxes, [0, 0, 1], look, masks=masks)
-    for (x1, y1, x2, y2), colour in zip(boxes.astype(int), [look.palette[i] for i in (0, 0, 1)], strict=True):
+    for (x1, y1, x2, y2), colour in zip(
+        boxes.astype(int), [look.palette[i] for i in (0, 0, 1)], strict=True
+    ):
         assert covered(drawn, colour)[y1 + 5 : y2 - 5, x1 + 5 : x2 - 5].mean() > 0.98
         assert (drawn[(y1 + y2) // 2, x1] == colour).all()
 
@@ -82,7 +85,9 @@ def test_odd_images_and_boxes_are_drawn(size):
     boxes = np.array([[0.0, 0, width, height], [-5, -5, 2 * width, 1], [1, 1, 1, 1]])
     masks = np.zeros((3, *size), bool)
     masks[0] = True
-    drawn = instances(grey(*size), boxes, [0, 9, 100], Look(('a name longer than that',)), [1, 0.5, 0], masks)
+    drawn = instances(
+        grey(*size), boxes, [0, 9, 100], Look(('a name longer than that',)), [1, 0.5, 0], masks
+    )
     assert drawn.dtype == np.uint8
     assert not (drawn == GREY).all()
     none = instances(grey(*size), np.zeros((0, 4)), [], Look(), [], np.zeros((0, *size), bool))
@@ -113,7 +118,9 @@ def test_names_come_in_any_form(tmp_path):
     assert class_names(None) == ()
 
 
-@pytest.mark.parametrize('palette', [None, 'random', 'coco', [], [1, 2, 3], [[1, 2]], [['a', 'b', 'c']]])
+@pytest.mark.parametrize(
+    'palette', [None, 'random', 'coco', [], [1, 2, 3], [[1, 2]], [['a', 'b', 'c']]]
+)
 def test_what_is_no_palette_gives_made_up_colours(palette):
     look = Look.of(dict(classes=('a', 'b'), palette=palette))
     assert look.colour(1) == made_up(1)

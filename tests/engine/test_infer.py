@@ -1,4 +1,4 @@
-"""``paca-mm infer``: every image of a folder, whatever is wrong with one; names and colours of classes."""
+"""``paca-mm infer``: every image of a folder, whatever is wrong with one; names and colours."""
 
 import json
 
@@ -61,7 +61,9 @@ def test_images_are_drawn_with_classes_of_ones_own_and_no_palette(task, bare, im
     assert np.asarray(drawn).std() > 0
 
 
-def test_a_bad_image_is_named_at_the_end_and_the_others_are_predicted(bare, images, tmp_path, capsys):
+def test_a_bad_image_is_named_at_the_end_and_the_others_are_predicted(
+    bare, images, tmp_path, capsys
+):
     (images / '00.png').write_bytes(b'')
     (images / 'text.jpg').write_text('no image')
     out = tmp_path / 'out'
@@ -106,7 +108,9 @@ def test_a_users_mistake_ends_before_the_first_image(bare, images, tmp_path, cap
     'meta',
     [
         dict(dataset_meta=dict(classes=('ant', 'bee'), palette=[(1, 2, 3), (4, 5, 6)])),
-        dict(CLASSES=('ant', 'bee'), PALETTE=[[1, 2, 3], [4, 5, 6]]),  # as the hosts' second versions
+        dict(
+            CLASSES=('ant', 'bee'), PALETTE=[[1, 2, 3], [4, 5, 6]]
+        ),  # as the hosts' second versions
     ],
 )
 def test_names_and_colours_of_a_checkpoint_win_over_the_configs(meta):
