@@ -89,7 +89,9 @@ class Detection(Task):
 
     def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
         truth = sample.get('gt_instances')
-        return None if truth is None else _drawn(pixels, truth, look)
+        if truth is None or 'bboxes' not in truth:  # images without annotations
+            return None
+        return _drawn(pixels, truth, look)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         found = sample.pred_instances
