@@ -68,7 +68,7 @@ def _colours(palette: Any) -> tuple[Colour, ...]:
         colours: Any = np.asarray(palette)
         if colours.ndim != 2 or colours.shape[1] != 3:
             return ()
-        return tuple(tuple(map(int, row)) for row in colours.clip(0, 255))
+        return tuple((int(r), int(g), int(b)) for r, g, b in colours.clip(0, 255))
     except (TypeError, ValueError):
         return ()
 
