@@ -1,9 +1,9 @@
 """Configs that take up ours from any folder.
 
-A ``_base_`` is a path beside the file, or ``<package>::<path>`` for the packages of a list that mmengine
-keeps, which knows the hosts only. It is also an expression that mmengine evaluates, on both stacks, with
-nothing but Python's builtins. So a line that asks this package for the path works in any project, with any
-host's tools, in whatever place ``paca_mm`` is installed.
+A ``_base_`` is a path beside the file, or ``<package>::<path>`` for the packages of a list that
+mmengine keeps, which knows the hosts only. It is also an expression that mmengine evaluates, on both
+stacks, with nothing but Python's builtins. So a line that asks this package for the path works in any
+project, with any host's tools, in whatever place ``paca_mm`` is installed.
 """
 
 import ast
@@ -66,7 +66,9 @@ def cure_for_missing_base(file: Path) -> str | None:
                 return cure
             continue
         ours = _ours(base.partition('::')[2] if outside else base)
-        cure = f'_base_ = {expression(ours)}' if ours else 'correct the path.'
+        cure = (
+            '\n  or '.join(f'_base_ = {expression(path)}' for path in ours) or 'correct the path.'
+        )
         why = (
             'mmengine looks there for its own packages only'
             if outside
@@ -95,13 +97,13 @@ def _literals(value: ast.expr) -> list[str]:
     return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
 
-def _ours(base: str) -> Path | None:
-    """The file of our configs that a path ends like, if there is exactly one."""
+def _ours(base: str) -> list[Path]:
+    """The files of our configs that a path ends like."""
     parts = [part for part in Path(base).parts if part not in ('.', '..')]
     root = assets_root() / 'configs'
     while parts:
         same = [p for p in root.rglob(parts[-1]) if p.parts[-len(parts) :] == tuple(parts)]
         if same:
-            return same[0] if len(same) == 1 else None
+            return sorted(same)
         parts = parts[1:]
-    return None
+    return []

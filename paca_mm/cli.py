@@ -88,7 +88,7 @@ def run_command(
     lines = [f'{example or prog} {words}'.rstrip() for words in module.EXAMPLES]
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=module.__doc__.strip(),
+        description=(module.__doc__ or '').strip(),
         epilog='example:\n  ' + '\n  '.join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -121,7 +121,9 @@ def _overview(start: str) -> str:
     rows = []
     for name in COMMANDS:
         module = importlib.import_module(f'paca_mm.commands.{name.replace("-", "_")}')
-        rows.append(f'  {name:<{width}}  {module.__doc__.strip().splitlines()[0].rstrip(".")}')
+        rows.append(
+            f'  {name:<{width}}  {(module.__doc__ or name).strip().splitlines()[0].rstrip(".")}'
+        )
     return '\n'.join(
         [
             f'usage: {start} COMMAND ...',

@@ -1,8 +1,8 @@
 """Whether the threads of a CPU computation get the cores that they want.
 
-The threads of one torch operation meet at its end, and the first ones there spin until the last one comes.
-Where there are more threads than cores, or other programs on them, an iteration can take thirty times as
-long as with one thread. Nothing but the standard library is needed here.
+The threads of one torch operation meet at its end, and the first ones there spin until the last one
+comes. Where there are more threads than cores, or other programs on them, an iteration can take thirty
+times as long as with one thread. Nothing but the standard library is needed here.
 """
 
 import math
@@ -21,10 +21,8 @@ LONG_WAIT = 0.5
 
 def cores() -> int:
     """Those that this process may use: of its affinity, within the quota of a container."""
-    if hasattr(os, 'sched_getaffinity'):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    known = hasattr(os, 'sched_getaffinity')
+    count = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     quota = cgroup_quota(CGROUPS)
     return count if quota is None else max(1, min(count, math.ceil(quota)))
 
@@ -32,7 +30,7 @@ def cores() -> int:
 def cgroup_quota(folder: Path) -> float | None:
     """How many cores' time a container may use, by the files of cgroup v2 or v1; None: no limit."""
     for files in (['cpu.max'], ['cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us']):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LookupError, ZeroDivisionError):
             words = ' '.join((folder / file).read_text() for file in files).split()
             if words[0] == 'max' or float(words[0]) <= 0:
                 return None

@@ -29,7 +29,7 @@ def compare(tmp_path, monkeypatch):
         (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(module.subprocess, 'run', run)
+    monkeypatch.setattr('subprocess.run', run)
     compare = SimpleNamespace(
         started=started, exit_code=0, main=lambda *words: module.main.__wrapped__([*words])
     )

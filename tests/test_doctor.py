@@ -147,6 +147,31 @@ def test_one_fault_of_torchvision_is_reported_once(monkeypatch):
     assert {c.name: c.cure for c in checks}['mmpretrain'] == 'see torchvision, above'
 
 
+def test_a_torchvision_that_does_not_start_is_no_fault_of_ours(monkeypatch):
+    """Hosts import it when their registries are asked, which then say that a backbone is unknown."""
+    real = environment._import_error
+    fault = 'RuntimeError: operator torchvision::nms does not exist'
+    monkeypatch.setattr(
+        environment, '_import_error', lambda name: fault if name == 'torchvision' else real(name)
+    )
+    monkeypatch.setattr(environment, '_exists', lambda name: True)
+    names = [check.name for check in environment.check_registry()]
+    assert 'PaCaViT in mmengine' in names
+    assert not [name for name in names if name.endswith(tuple(environment.HOSTS))]
+
+
+def test_tensorboard_is_known_and_never_a_fault(monkeypatch):
+    monkeypatch.setattr(environment, '_import_error', lambda name: None)
+    (check,) = environment.check_tensorboard()
+    assert check.status == 'ok'
+    monkeypatch.setattr(
+        environment, '_import_error', lambda name: 'no' if 'tensorboard' in name else None
+    )
+    (check,) = environment.check_tensorboard()
+    assert check.status == 'ok'
+    assert 'pip install tensorboard' in check.found
+
+
 def test_a_bug_report_holds_what_mmengine_collects():
     report = json.loads(environment.as_json([environment.Check('ok', 'Python', '3')]))
     assert 'PyTorch' in report['mmengine']

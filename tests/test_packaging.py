@@ -1,6 +1,7 @@
 """What a wheel and a source archive of paca_mm hold, and what the wheel asks for."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import paca_mm
-from helpers.tool import script
+from helpers.tool import script, script_at
 from paca_mm.paths import assets_root
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'model-index.yml')
 TREES = ('paca_mm', 'configs', 'tools')
-SOURCE_TREES = (*TREES, 'tests', 'dev', 'docs', 'requirements')
+SOURCE_TREES = (*TREES, 'tests', 'dev', 'docs', 'requirements', 'benchmarks')
 
 
 @pytest.fixture(scope='module')
@@ -128,6 +129,88 @@ def test_tests_of_the_source_archive_run(unpacked):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+
+
+def test_one_command_is_installed(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith('entry_points.txt'))
+    assert wheel.read(name).decode() == '[console_scripts]\npaca-mm = paca_mm.cli:main\n'
+
+
+@pytest.mark.slow
+def test_the_command_runs_from_a_wheel_in_any_folder(wheel, tmp_path):
+    """Unpacked as it is installed: no checkout beside it, its configs found."""
+    wheel.extractall(tmp_path / 'site')
+    (tmp_path / 'here').mkdir()
+
+    def said(*words):
+        done = subprocess.run(
+            [sys.executable, '-m', 'paca_mm', *words],
+            cwd=tmp_path / 'here',
+            env={**os.environ, 'PYTHONPATH': str(tmp_path / 'site')},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert 'cls/paca_finetune' in said('config').splitlines()
+    (tmp_path / 'here' / 'mine.py').write_text(said('config', 'paca_finetune', '--copy'))
+    said('flops', 'mine.py', '--shape', '64')
+    assert 'python -m paca_mm train configs/' in said('train', '--help')
+
+
+def test_an_editable_install_has_one_way_to_a_file(tmp_path):
+    """mim looks for a config everywhere below the checkout, and refuses one that it finds twice."""
+    if not (ROOT / 'setup.py').exists():
+        pytest.skip('not a checkout')
+    for file in SOURCES:
+        shutil.copy(ROOT / file, tmp_path)
+    for folder in TREES:
+        ignore = shutil.ignore_patterns('__pycache__', '.mim', 'commands')
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    mim = tmp_path / 'paca_mm' / '.mim'  # of an earlier install
+    mim.mkdir()
+    (mim / 'configs').symlink_to(Path('..', '..', 'configs'), target_is_directory=True)
+    code = 'from setuptools.build_meta import build_editable; build_editable("dist")'
+    run = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = [
+        os.path.join(folder, file)
+        for folder, _, files in os.walk(tmp_path, followlinks=True)
+        for file in files
+        if file in ('paca_shapes.py', 'model-index.yml', 'get_flops.py')
+    ]
+    assert len(found) == 3, found
+
+
+def test_the_readme_of_a_package_index_leads_everywhere():
+    if not (ROOT / 'setup.py').exists():
+        pytest.skip('not a checkout')
+    setup = script_at(ROOT / 'setup.py')
+    text = setup.readme(
+        '[a](docs/a.md#b) ![c d](docs/c.png) [e](https://e.org) [f](#below) ![g](https://g.org/g.png)',
+        'owner/name',
+        'v1',
+    )
+    assert text.split(') ') == [
+        '[a](https://github.com/owner/name/blob/v1/docs/a.md#b',
+        '![c d](https://raw.githubusercontent.com/owner/name/v1/docs/c.png',
+        '[e](https://e.org',
+        '[f](#below',
+        '![g](https://g.org/g.png)',
+    ]
+    whole = setup.readme((ROOT / 'README.md').read_text(), 'owner/name', 'v1')
+    targets = re.findall(r'\]\(([^)]+)\)', whole)
+    assert targets
+    assert not [target for target in targets if not target.startswith(('https://', '#'))]
+    assert 'Repository' not in setup.urls(None)
+    assert setup.urls('owner/name')['Issues'] == 'https://github.com/owner/name/issues'
+
+
+def test_the_readme_is_in_the_metadata(metadata):
+    assert metadata['Description-Content-Type'] == 'text/markdown'
+    assert metadata.get_payload().strip() == (ROOT / 'README.md').read_text().strip()
+    assert 'Paper, https://arxiv.org/abs/2203.11987' in metadata.get_all('Project-URL')
 
 
 def test_type_checkers_see_the_annotations(wheel):

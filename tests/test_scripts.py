@@ -121,7 +121,7 @@ def demo(tmp_path, monkeypatch):
         (work_dir / 'last_checkpoint').write_text('iter_1.pth')
         return SimpleNamespace(returncode=demo.exit_code)
 
-    monkeypatch.setattr(module.subprocess, 'run', started)
+    monkeypatch.setattr('subprocess.run', started)
     # Below `command`, which turns a UserError into an exit.
     demo.main = lambda: module.main.__wrapped__(['--task', 'seg'])
     return demo

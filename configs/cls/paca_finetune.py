@@ -1,5 +1,6 @@
-# Fine-tune PaCa-ViT on your own images. Copy this file, change its first lines, and train:
-#   python tools/train.py configs/cls/paca_finetune.py
+# Fine-tune PaCa-ViT on your own images. Change the first lines here, or in a copy for any other folder:
+#   paca-mm config paca_finetune --copy > my_pictures.py
+#   paca-mm train my_pictures.py
 # Expected: data/my_pictures/train/<class>/<image> and data/my_pictures/val/<class>/<image>.
 _base_ = './paca_small_in1k.py'
 

@@ -20,7 +20,7 @@ from paca_mm.paths import assets_root
 from paca_mm.threads import cores
 
 from .build import build
-from .flops import count
+from .flops import Cost, count
 from .logs import last_scalars
 from .tables import columns
 from .toy_inputs import forward
@@ -40,8 +40,8 @@ def compare(args: argparse.Namespace) -> None:
     # Seed by seed, so that a run that is stopped leaves complete columns.
     runs = [(model, seed) for seed in args.seeds for model in models]
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = list(pool.map(lambda run: train(*run, args), runs))
-    found = {}
+        done = list(pool.map(lambda run: train(run[0], run[1], args), runs))
+    found: dict[SmallModel, list[dict]] = {}
     for (model, _), result in zip(runs, done, strict=True):
         found.setdefault(model, []).append(result)
     for task in args.tasks:
@@ -59,23 +59,24 @@ class SmallModel(NamedTuple):
     family: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.path.stem
 
 
-def small_models():
+def small_models() -> list[SmallModel]:
     """Those of ``configs/<task>/**/*_shapes.py``, PaCa's first."""
     folders = {family.title: folder for folder, family in families().items()}
     models = []
     for path in configs():
         if path.stem.endswith('_shapes'):
             cfg = load_config(str(path))
-            family, _ = member_named(cfg.model.backbone.type.rpartition('.')[2])
+            family, _ = member_named(cfg.model.backbone.type.rpartition('.')[2]) or (None, None)
+            assert family is not None, f'{path} trains no model of ours'
             models.append(SmallModel(path, task_for(cfg).name, folders[family.title]))
     return sorted(models, key=lambda model: (len(model.path.parts), model.path))
 
 
-def train(model, seed, args):
+def train(model: SmallModel, seed: int, args: argparse.Namespace) -> dict:
     """Train and return what is known of the run; one that was finished before is not repeated."""
     work_dir = Path(args.work_dir) / model.task / model.name / f'seed{seed}'
     record = work_dir / 'result.json'
@@ -115,7 +116,7 @@ def train(model, seed, args):
     return result
 
 
-def table(task, results):
+def table(task: str, results: dict[SmallModel, list[dict]]) -> str:
     """A line a model: its size, and the metric over the seeds."""
     lines = [[task, 'params M', 'GMACs', TASKS[task].headline, 'spread', 'minutes']]
     for model, runs in results.items():
@@ -130,7 +131,7 @@ def table(task, results):
     return columns(lines)
 
 
-def size_of(model):
+def size_of(model: SmallModel) -> Cost:
     """Parameters, and the multiply-accumulates of an image of the embedded dataset."""
     side = ShapesSpec.size // 2 if model.task == 'cls' else ShapesSpec.size
     built = build(load_config(str(model.path))).eval()

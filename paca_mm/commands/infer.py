@@ -1,6 +1,10 @@
-"""Predict images with a checkpoint: drawn images and predictions.json in one folder."""
+"""Predict images with a checkpoint: drawn images and predictions.json in one folder.
+
+An image that cannot be read is named at the end, and the exit code is then 1.
+"""
 
 import argparse
+import sys
 from typing import Any
 
 EXAMPLES = ['street.jpg configs/det/mask_rcnn_paca.py CHECKPOINT --out predicted']
@@ -22,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int | None:
+def run(args: argparse.Namespace) -> int:
     from paca_mm.datasets.images import find_images
     from paca_mm.engine.config import load_config
     from paca_mm.engine.predict import Predictor, predict_all
@@ -30,11 +34,24 @@ def run(args: argparse.Namespace) -> int | None:
     images = find_images(args.input)
     cfg = load_config(args.config, shapes=args.shapes)
     predictor = Predictor(cfg, args.checkpoint, args.device)
+    broken = []
     records = predict_all(predictor, images, args.out, args.score_thr)
     for number, record in enumerate(records, start=1):
-        print(f'[{number}/{len(images)}] {record["picture"]}: {describe(record)}', flush=True)
-    print(f'\ndrawn images and predictions.json are in {args.out}')
-    return None
+        if fault := record.get('fault'):
+            broken.append(fault)
+        said = fault or f'{record["picture"]}: {describe(record)}'
+        print(f'[{number}/{len(images)}] {said}', flush=True)
+    if len(broken) < len(images):
+        print(f'\ndrawn images and predictions.json are in {args.out}')
+    if not broken:
+        return 0
+    rows = '\n  '.join(broken)
+    print(
+        f'\nerror: {len(broken)} of {len(images)} images could not be read:\n  {rows}\n'
+        '  to fix it: fetch these files again.',
+        file=sys.stderr,
+    )
+    return 1
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from paca_mm.errors import some_of
 
 from .faults import FIRST, Fault, Offender, by_kind
+from .glance import Glance
 from .labels import Labelling
-from .look import Look
 
 
 def absent_among(files: Iterable[str]) -> list[str]:
@@ -50,7 +50,7 @@ def check_present(files: Sequence[str], where: str, noun: str = 'images') -> Ite
 
 
 def check_readable(
-    files: Sequence[str], where: str, loader: str | None, look: Look
+    files: Sequence[str], where: str, loader: str | None, glance: Glance
 ) -> Iterator[Fault]:
     """The fault of images that cannot be read.
 
@@ -58,10 +58,10 @@ def check_readable(
         files: All images.
         where: What they are images of.
         loader: What decodes them; see :func:`~paca_mm.datasets.images.loader_of`.
-        look: Which of them are looked at, and how.
+        glance: Which of them are looked at, and how.
     """
-    looked_at = look.some(files)
-    faults = zip(looked_at, look.faults(looked_at, loader), strict=True)
+    looked_at = glance.some(files)
+    faults = zip(looked_at, glance.faults(looked_at, loader), strict=True)
     broken = [Offender(f'{file} {fault}') for file, fault in faults if fault]
     if broken:
         yield Fault(
@@ -74,18 +74,20 @@ def check_readable(
         )
 
 
-def check_sizes(stated: Mapping[str, tuple[int, int]], where: str, look: Look) -> Iterator[Fault]:
+def check_sizes(
+    stated: Mapping[str, tuple[int, int]], where: str, glance: Glance
+) -> Iterator[Fault]:
     """The faults of images whose size is not the one that a file of annotations states.
 
     Args:
         stated: Width and height of every image.
         where: The file that states them.
-        look: Which of them are looked at.
+        glance: Which of them are looked at.
     """
-    looked_at = look.some(stated)
+    looked_at = glance.some(stated)
     odd: list[Offender] = []
     turned: list[Offender] = []
-    for path, size in zip(looked_at, look.sizes(looked_at), strict=True):
+    for path, size in zip(looked_at, glance.sizes(looked_at), strict=True):
         if size is None or stated[path] == (size.width, size.height):
             continue
         words = (
@@ -117,10 +119,10 @@ def check_sizes(stated: Mapping[str, tuple[int, int]], where: str, look: Look) -
         )
 
 
-def check_depth(files: Sequence[str], where: str, look: Look) -> Iterator[Fault]:
+def check_depth(files: Sequence[str], where: str, glance: Glance) -> Iterator[Fault]:
     """The fault of images of 16 bits, for Pillow, which cuts every number at 255."""
-    looked_at = look.some(files)
-    deep = [path for path, found in zip(looked_at, look.deep(looked_at), strict=True) if found]
+    looked_at = glance.some(files)
+    deep = [path for path, found in zip(looked_at, glance.deep(looked_at), strict=True) if found]
     if deep:
         yield Fault(
             'deep-image',
@@ -135,22 +137,22 @@ def check_depth(files: Sequence[str], where: str, look: Look) -> Iterator[Fault]
 
 
 def check_masks(
-    pairs: Sequence[tuple[str, str]], labelling: Labelling, look: Look, every_class: bool
+    pairs: Sequence[tuple[str, str]], labelling: Labelling, glance: Glance, every_class: bool
 ) -> Iterator[Fault]:
     """Look at images and their masks. Masks in a format that Pillow does not read are passed over.
 
     Args:
         pairs: Files of the images and of their masks.
         labelling: What the numbers in the masks mean.
-        look: How many of them are looked at.
+        glance: How many of them are looked at.
         every_class: Whether all classes should occur, as they should in data to train on.
 
     Yields:
         Masks that are torn, not of one channel or not of their image's size; numbers that are no
         class; numbers that show that ``reduce_zero_label`` is wrong.
     """
-    looked_at = look.some_masks(pairs)
-    masks = look.masks(looked_at)
+    looked_at = glance.some_masks(pairs)
+    masks = glance.masks(looked_at)
     found = {n for mask in masks for n in mask.counts}
     faults = [mask.fault for mask in masks if mask.fault]
     for (_, file), mask in zip(looked_at, masks, strict=True):
@@ -159,7 +161,7 @@ def check_masks(
     yield from by_kind(faults)
     doubt = every_class and _doubt(os.path.dirname(pairs[0][1]), labelling, sorted(found))
     if doubt and len(looked_at) < len(pairs):
-        masks = look.masks(pairs)  # a rare class may dispel it
+        masks = glance.masks(pairs)  # a rare class may dispel it
         found = {n for mask in masks for n in mask.counts}
         doubt = _doubt(os.path.dirname(pairs[0][1]), labelling, sorted(found))
     if doubt and not faults:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from paca_mm.datasets.faults import Fault, raise_fatal
-from paca_mm.datasets.look import Look
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.environment import require
 from paca_mm.errors import UserError
@@ -54,7 +54,7 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
             task.complete_dataset(cfg, dataset)
             if is_first_of_machine():  # the others would read the same files again
                 faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
-                faults += task.check_dataset(cfg, dataset, place, Look())
+                faults += task.check_dataset(cfg, dataset, place, Glance())
         raise_fatal(faults)
         for fault in faults:
             say(f'warning: {fault}')

@@ -10,8 +10,8 @@ from mmengine.registry import DATASETS
 
 from paca_mm.datasets.checks import check_readable
 from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import loader_of
-from paca_mm.datasets.look import Look
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
 
@@ -128,10 +128,12 @@ def made_lazily(dataset: Mapping) -> Any:
     return DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
 
 
-def check_images(files: Sequence[str], dataset: Mapping, place: str, look: Look) -> Iterator[Fault]:
+def check_images(
+    files: Sequence[str], dataset: Mapping, place: str, glance: Glance
+) -> Iterator[Fault]:
     """The fault of a dataset's own files that cannot be read."""
     loader = loader_of(dataset.get('pipeline') or [])
-    return check_readable(files, place.partition('.')[0], loader, look)
+    return check_readable(files, place.partition('.')[0], loader, glance)
 
 
 def as_python(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from mmengine.config import Config
 
 from paca_mm.errors import UserError
+from paca_mm.paths import assets_root
 
 from .walk import type_name, walk
 
@@ -75,7 +76,8 @@ def _name_the_job(launcher: str) -> None:
             raise UserError(
                 f'--launcher {launcher}, but none of {", ".join(known)} is set: no launcher has '
                 'started this process.\n'
-                f'  to fix it: {_START[launcher]}, or leave --launcher out for one process.'
+                f'  to fix it: start it by {_started_by(launcher)},\n'
+                '  or leave --launcher out for one process.'
             )
         os.environ.setdefault(name, value)
     os.environ.setdefault('MASTER_PORT', '29500')
@@ -83,11 +85,16 @@ def _name_the_job(launcher: str) -> None:
         os.environ['MASTER_ADDR'] = _first_machine(launcher)
 
 
-_START = {
-    'pytorch': 'start it by torchrun (tools/dist_train.sh does)',
-    'slurm': 'start it by srun (tools/slurm_train.sh does)',
-    'mpi': 'start it by mpirun',
-}
+def _started_by(launcher: str) -> str:
+    """The program of a launcher, and the script of ours that calls it."""
+    program, script = {
+        'pytorch': ('torchrun', 'dist_train.sh'),
+        'slurm': ('srun', 'slurm_train.sh'),
+        'mpi': ('mpirun', None),
+    }[launcher]
+    if script is None:
+        return program
+    return f'{program} (bash {os.path.relpath(assets_root() / "tools" / script)} does)'
 
 
 def _first_machine(launcher: str) -> str:

@@ -6,11 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import mmcv
+import numpy as np
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 
 from paca_mm import threads
+from paca_mm.datasets.images import loader_of
 from paca_mm.registry import HOOKS
+
+from .drawing import Look, Pixels, beside, lines
+from .tasks import TASKS, task_for
 
 
 @HOOKS.register_module()
@@ -61,26 +67,61 @@ class _RemovesLater:
 
 
 @HOOKS.register_module()
-class DrawClassesHook(Hook):
-    """Writes every tested image of a classifier with its true and its predicted class.
+class DrawHook(Hook):
+    """Writes every tested image of a detector or a segmentor, ground truth beside prediction.
 
-    Stands in for mmpretrain's ``VisualizationHook``, which exchanges red and blue and lets images
-    of the same name in different class folders overwrite each other.
+    Args:
+        out_dir: Where they go, as ``<image>.png``; an image whose name is taken already goes with its
+            folder's before it.
+        score_thr: Least score of a detection that is drawn.
+    """
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = out_dir
+        self.score_thr = score_thr
+        self._names: set[str] = set()
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
+    ) -> None:
+        """Draw a batch, every image as its file is."""
+        dataset = runner.test_dataloader.dataset
+        task, look = task_for(runner.cfg), Look.of(dataset.metainfo)
+        loader = loader_of(getattr(getattr(dataset, 'pipeline', None), 'transforms', ()))
+        for sample in outputs:
+            pixels = mmcv.imread(sample.img_path, channel_order='rgb', backend=loader)
+            sample = sample.cpu()
+            drawing = task.drawn(pixels, sample, look, self.score_thr)
+            if (truth := task.drawn_truth(pixels, sample, look)) is not None:
+                drawing = beside(truth, drawing)
+            _write(drawing, os.path.join(self.out_dir, f'{self._name(sample.img_path)}.png'))
+
+    def _name(self, path: str) -> str:
+        folder, file = os.path.split(path)
+        name = os.path.splitext(file)[0]
+        while name in self._names and folder.strip('/'):
+            folder, parent = os.path.split(folder)
+            name = f'{parent}_{name}'
+        self._names.add(name)
+        return name
+
+
+@HOOKS.register_module()
+class DrawClassesHook(Hook):
+    """Writes every tested image of a classifier with its true class and the best predicted ones.
 
     Args:
         out_dir: Where they go, as ``<class folder>_<image>.png``.
-        least: Shorter sides than this are enlarged, so that the words can be read.
     """
 
-    def __init__(self, out_dir: str, least: int = 320) -> None:
+    def __init__(self, out_dir: str) -> None:
         self.out_dir = out_dir
-        self.least = least
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
     ) -> None:
         """Draw a batch, as the model saw it: with test-time augmentation, the first of its views."""
-        os.makedirs(self.out_dir, exist_ok=True)
+        look = Look.of(runner.visualizer.dataset_meta or {})
         images = data_batch['inputs']
         if isinstance(images, (list, tuple)) and not _is_image(images[0]):
             images = images[0]  # views, each of them a batch
@@ -88,12 +129,16 @@ class DrawClassesHook(Hook):
             folder, file = os.path.split(sample.img_path)
             name = f'{os.path.basename(folder)}_{os.path.splitext(file)[0]}'
             pixels = image.flip(0).permute(1, 2, 0).cpu().numpy()  # BGR -> RGB
-            runner.visualizer.visualize_cls(
-                pixels,
-                sample,
-                resize=max(self.least, min(pixels.shape[:2])),
-                out_file=os.path.join(self.out_dir, f'{name}.png'),
-            )
+            truth = [
+                look.name(label) for label in sample.get('gt_label', torch.tensor([])).tolist()
+            ]
+            words = [f'true: {", ".join(truth)}'] if truth else []
+            words += TASKS['cls'].words(sample.cpu(), look)
+            _write(lines(pixels, words), os.path.join(self.out_dir, f'{name}.png'))
+
+
+def _write(drawing: Pixels, file: str) -> None:
+    mmcv.imwrite(np.ascontiguousarray(drawing[..., ::-1]), file)  # which wants BGR
 
 
 def _is_image(value: Any) -> bool:

@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
+import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.environment import require
-from paca_mm.errors import UserError
+from paca_mm.errors import UserError, some_of
 from paca_mm.files import replacing
 from paca_mm.models.common.norms import revert_sync_batchnorm
 
+from .data_checks import datasets_of
 from .distributed import device as default_device
+from .drawing import Look
 from .tasks import task_for
 from .walk import dataset_class, test_dataset, type_name
+
+
+class BrokenImage(UserError):
+    """An image that cannot be read, while others can."""
 
 
 class Predictor:
@@ -56,10 +63,7 @@ class Predictor:
         pipeline = image_pipeline(cfg)
         self.loader = loader_of(pipeline)
         self.pipeline = Compose(pipeline)
-        self.meta = _dataset_meta(cfg, content)
-        self.classes: tuple[str, ...] = tuple(self.meta.get('classes') or ())
-        self.visualizer = VISUALIZERS.build(cfg.visualizer)
-        self.visualizer.dataset_meta = self.meta
+        self.look = Look.of(_dataset_meta(cfg, content))
 
     def predict(
         self, image: str, drawn: str | None = None, score_thr: float = 0.3
@@ -78,7 +82,7 @@ class Predictor:
             Classification: ``top``, the five best with ``label``, ``class`` and ``score``.
 
         Raises:
-            UserError: The image cannot be read.
+            BrokenImage: The image cannot be read.
         """
         _check_image(image, self.loader)
         try:
@@ -90,13 +94,14 @@ class Predictor:
             sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
         if drawn:
             pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
-            self.task.draw(self.visualizer, Path(image).stem, pixels, sample, drawn, score_thr)
-        return {'picture': image, **self.task.record(sample, self.classes, score_thr)}
+            drawing = self.task.drawn(pixels, sample, self.look, score_thr)
+            mmcv.imwrite(np.ascontiguousarray(drawing[..., ::-1]), drawn)  # which wants BGR
+        return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
 
 
 def _check_image(image: str, loader: str | None, decode: bool = False) -> None:
     if fault := fault_of(image, decode, loader):
-        raise UserError(f'the image {os.path.abspath(image)} {fault}.')
+        raise BrokenImage(f'the image {os.path.abspath(image)} {fault}.')
 
 
 def _check_device(device: str | None) -> None:
@@ -122,14 +127,14 @@ def image_pipeline(cfg: Config) -> list[dict]:
 
 def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
-    saved = checkpoint.get('meta', {}).get('dataset_meta') if isinstance(checkpoint, dict) else None
-    dataset = test_dataset(cfg)
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    saved = meta.get('dataset_meta')
+    if not isinstance(saved, dict):  # as the hosts wrote it before
+        saved = {key.lower(): meta[key] for key in ('CLASSES', 'PALETTE') if meta.get(key)}
+    dataset, _ = next(datasets_of(cfg.test_dataloader, 'test_dataloader'))
     known = getattr(dataset_class(dataset), 'METAINFO', {})
-    return {
-        **known,
-        **(dataset.get('metainfo') or {}),
-        **(saved if isinstance(saved, dict) else {}),
-    }
+    return {**known, **(dataset.get('metainfo') or {}), **saved}
 
 
 def predict_all(
@@ -138,19 +143,47 @@ def predict_all(
     """Predict images one by one into ``out_dir``: ``NAME.png`` drawn, and ``predictions.json``.
 
     Yields:
-        Each record as it is done. The JSON file is complete after each of them.
+        Each record as it is done. The JSON file is complete after each of them. Of an image that
+        cannot be read it is ``picture`` and ``fault``, which is not in the file.
+
+    Raises:
+        UserError: A drawing would take the place of an image.
     """
     out = Path(out_dir)
+    drawings = _drawings(images, out)
     out.mkdir(parents=True, exist_ok=True)
-    records = []
+    records: list[dict[str, Any]] = []
+    _store(records, out)
+    for image, drawn in zip(images, drawings, strict=True):
+        try:
+            record = predictor.predict(image, drawn, score_thr)
+        except BrokenImage as e:
+            yield {'picture': image, 'fault': str(e)}
+            continue
+        records.append({**record, 'drawn': drawn})
+        _store(records, out)
+        yield records[-1]
+
+
+def _drawings(images: list[str], out: Path) -> list[str]:
+    """Where each image is drawn."""
+    files: list[str] = []
     names: set[str] = set()
     for image in images:
         name = Path(image).stem
         while name in names:  # a.png and a.jpg, or the same name in two folders of a glob
             name += '_'
         names.add(name)
-        drawn = str(out / f'{name}.png')
-        records.append({**predictor.predict(image, drawn, score_thr), 'drawn': drawn})
-        with replacing(out / 'predictions.json') as part:
-            part.write_text(json.dumps(records, indent=1))
-        yield records[-1]
+        files.append(str(out / f'{name}.png'))
+    own = {os.path.realpath(image) for image in images}
+    if lost := [file for file in files if os.path.realpath(file) in own]:
+        raise UserError(
+            f'the drawings would be written over the images ({some_of(lost, 3)}).\n'
+            '  to fix it: --out another folder.'
+        )
+    return files
+
+
+def _store(records: list[dict[str, Any]], out: Path) -> None:
+    with replacing(out / 'predictions.json') as part:
+        part.write_text(json.dumps(records, indent=1))

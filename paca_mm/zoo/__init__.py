@@ -8,6 +8,8 @@
 >>> model = get_model('paca_tiny_in1k')  # pretrained=True fetches the official weights
 """
 
+from importlib.util import find_spec
+
 from paca_mm.families import Row
 
 # PaCa's rows by their short names, which is how this module began.
@@ -22,9 +24,8 @@ from paca_mm.models.paca.rows import (
 from paca_mm.models.paca.rows import (
     KINDS as MODELS,
 )
-from paca_mm.paths import assets_root
 
-from . import metafiles
+from . import hosts
 
 __all__ = [
     'ADE_CLUSTERS',
@@ -40,14 +41,11 @@ __all__ = [
 
 
 def register() -> None:
-    """Make mmpretrain's ``get_model`` and ``list_models`` know the classifiers of this package.
+    """Let the hosts know the models of this package by their names; ``import paca_mm.names`` does it.
 
-    Calling it again does nothing.
+    From then on ``DetInferencer('mask_rcnn_paca_tiny')``, ``MMSegInferencer(...)`` and mmpretrain's
+    ``get_model``, ``list_models`` and inferencers take them. Calling it again does nothing.
     """
-    from mmpretrain.apis import ModelHub
-
-    root = assets_root()
-    for name in metafiles.metafiles('cls'):
-        if not ModelHub.has(metafiles.read_metafile(name)[0].name):
-            file = metafiles.folder_of(name) / 'metafile.yml'
-            ModelHub.register_model_index(file, config_prefix=root)
+    hosts.tell_inferencers()
+    if find_spec('mmpretrain'):
+        hosts.tell_mmpretrain()

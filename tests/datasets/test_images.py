@@ -11,9 +11,9 @@ from PIL import Image, features
 
 from paca_mm.datasets import images
 from paca_mm.datasets.checks import check_masks
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import broken_images, fault_of, find_images, loader_of
 from paca_mm.datasets.labels import Labelling
-from paca_mm.datasets.look import Look
 from paca_mm.engine.data_checks import check_images
 from paca_mm.engine.loading import NamesFile
 from paca_mm.errors import UserError
@@ -165,7 +165,7 @@ def test_large_images_are_accepted_and_looked_at(tmp_path, monkeypatch):
 def test_a_mask_of_a_large_image_is_compared_or_passed_over(tmp_path, monkeypatch):
     image, mask = saved(tmp_path / 'a.tif'), saved(tmp_path / 'a.png', GREY.point(lambda _: 1))
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
-    assert [*check_masks([(image, mask)], Labelling(2), Look(), every_class=False)] == []
+    assert [*check_masks([(image, mask)], Labelling(2), Glance(), every_class=False)] == []
 
 
 def test_of_a_complete_file_only_the_ends_are_read(tmp_path, monkeypatch):
@@ -215,7 +215,7 @@ def test_a_dataset_is_checked_with_its_own_loader(tmp_path):
     pillow = {'pipeline': [{'type': 'LoadImageFromFile', 'imdecode_backend': 'pillow'}]}
 
     def faults(file, dataset):
-        return [str(f) for f in check_images([file], dataset, 'train_dataloader.dataset', Look())]
+        return [str(f) for f in check_images([file], dataset, 'train_dataloader.dataset', Glance())]
 
     assert faults(targa, pillow) == []
     assert faults(text, {'pipeline': [{'type': 'ReadSatellite'}]}) == []

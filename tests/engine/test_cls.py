@@ -303,6 +303,7 @@ def test_predictions_are_drawn_in_their_colours_and_under_their_own_names(tmp_pa
     files = sorted((tmp_path / 'out').iterdir())
     assert [file.name for file in files] == ['ant_0001.png', 'bee_0001.png']
     image = Image.open(files[0])
-    assert min(image.size) == 320
-    colour = np.array(image.convert('RGB').getpixel((10, 310)))
+    assert image.size[0] == 60 * 11  # enlarged, the words below it
+    assert image.size[1] > 40 * 11
+    colour = np.array(image.convert('RGB').getpixel((10, 40 * 11 - 10)))
     assert np.abs(colour - (200, 0, 0)).max() < 8

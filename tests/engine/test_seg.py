@@ -19,8 +19,8 @@ from mmengine.registry import init_default_scope
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.checks import check_masks
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.labels import Labelling
-from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
@@ -271,7 +271,7 @@ def test_what_the_check_before_training_does_not_see_is_named_when_it_is_read(
 ):
     mask = copy / 'masks/train/000003.png'
     repaint(mask, lambda labels: labels[:2].fill(8))
-    monkeypatch.setattr(Look, 'most_masks', 0)
+    monkeypatch.setattr(Glance, 'most_masks', 0)
     options = (f'train_dataloader.num_workers={workers}', 'train_dataloader.batch_size=4')
     message = fails(capfd, 'train', 'tiny.py', *on(copy, *options))
     assert message.startswith(f'{mask} holds the class number 8, which the model does not have')
@@ -322,12 +322,12 @@ def test_a_doubt_of_the_sample_is_settled_by_all_masks(copy, monkeypatch):
     for _, mask in pairs:
         repaint(mask, lambda labels: labels.__imod__(3))
     labelling = Labelling(3, reduce_zero_label=True)
-    monkeypatch.setattr(Look, 'most_masks', 1)
-    (fault,) = check_masks(pairs, labelling, Look(), every_class=True)
+    monkeypatch.setattr(Glance, 'most_masks', 1)
+    (fault,) = check_masks(pairs, labelling, Glance(), every_class=True)
     assert 'hold the numbers 0 to 2' in str(fault)
     for last in (0, 3):  # whichever one the sample is
         repaint(pairs[last][1], lambda labels: labels[0].fill(3))
-    assert [*check_masks(pairs, labelling, Look(), every_class=True)] == []
+    assert [*check_masks(pairs, labelling, Glance(), every_class=True)] == []
 
 
 @pytest.mark.slow
@@ -358,7 +358,7 @@ def test_image_and_mask_of_different_sizes(copy, capfd):
 def test_different_sizes_are_named_when_they_are_read_too(copy, capfd, monkeypatch):
     mask = copy / 'masks/train/000002.png'
     Image.open(mask).crop((0, 0, 100, 128)).save(mask)
-    monkeypatch.setattr(Look, 'most_masks', 0)
+    monkeypatch.setattr(Glance, 'most_masks', 0)
     message = fails(capfd, 'train', 'tiny.py', *on(copy, 'train_dataloader.batch_size=4'))
     assert f'{mask} has 100 x 128 pixels' in message
 
@@ -370,7 +370,7 @@ def test_a_turned_image_is_as_large_as_it_is_read(copy):
     image, mask = copy / 'a.jpg', copy / 'a.png'
     Image.new('RGB', (40, 30)).save(image, exif=exif)
     Image.new('L', (30, 40)).save(mask)
-    assert [*check_masks([(str(image), str(mask))], Labelling(2), Look(), False)] == []
+    assert [*check_masks([(str(image), str(mask))], Labelling(2), Glance(), False)] == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from helpers.tool import run
 pytest.importorskip('mmdet')
 
 from paca_mm.datasets.coco import look_into
-from paca_mm.datasets.look import Look
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.paths import assets_root
 
@@ -183,7 +183,7 @@ def test_an_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeyp
     root = ensure_shapes(here / 'copy', num_train=4, num_val=2)
     broken = root / 'train/000003.png'
     broken.write_bytes(b'')
-    monkeypatch.setattr(Look, 'most_images', 0)
+    monkeypatch.setattr(Glance, 'most_images', 0)
     message = fails(capfd, 'train', SHAPES, *on(root), 'train_dataloader.num_workers=0',
                     'train_dataloader.persistent_workers=False')  # fmt: skip
     assert f'{broken} is empty (0 bytes)' in message

@@ -19,7 +19,11 @@ from paca_mm.paths import assets_root
 
 def script(path):
     """The module of a script, ``'dev/readme_tables.py'`` say; its folder is no package."""
-    file = assets_root() / path
+    return script_at(assets_root() / path)
+
+
+def script_at(file):
+    """The module of a file."""
     spec = importlib.util.spec_from_file_location(f'{file.parent.name}_{file.stem}', file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import Size, fault_of, is_deep, size_of
 from paca_mm.datasets.labels import Mask, look_at_mask
-from paca_mm.datasets.look import Look
 
 
 class Job(NamedTuple):
@@ -112,7 +112,7 @@ def _read(job: Job) -> dict[str, Any]:
     return record
 
 
-class Scanned(Look):
+class Scanned(Glance):
     """What was found of all files, instead of a look at some of them."""
 
     most_images = None

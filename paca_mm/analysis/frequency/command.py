@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
@@ -57,7 +58,7 @@ def analyze(args: argparse.Namespace) -> None:
     print('the definitions are our own, only inspired by a paper: docs/frequency.md')
 
 
-def _candidates(args, every, size):
+def _candidates(args: argparse.Namespace, every: Any, size: Any) -> Any:
     """The budget and the sizes that keep to it, before anything slow begins."""
     if args.max_params is not None:
         budget = Budget('params', args.max_params, args.at_least)
@@ -68,7 +69,15 @@ def _candidates(args, every, size):
     return budget, sizes
 
 
-def _search(args, cfg, every, images, report, wanted, file):
+def _search(
+    args: argparse.Namespace,
+    cfg: Any,
+    every: Any,
+    images: Any,
+    report: Any,
+    wanted: Any,
+    file: Path,
+) -> dict[str, Any]:
     """Rank the sizes, write the config of the nearest; returns plain data for the JSON file."""
     budget, sizes = wanted
     target = args.target or ('checkpoint' if args.checkpoint else 'images')

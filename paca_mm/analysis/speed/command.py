@@ -1,6 +1,7 @@
 """The work behind ``paca-mm bench``: measure, print, save."""
 
 import argparse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -41,7 +42,7 @@ def benchmark(args: argparse.Namespace) -> None:
         compare(args, conditions)
 
 
-def compare(args, conditions):
+def compare(args: argparse.Namespace, conditions: Conditions) -> None:
     names = comparison() if args.families else args.models or list(DEFAULT)
     baseline = args.baseline or names[0]
     if baseline not in names:
@@ -59,7 +60,7 @@ def compare(args, conditions):
             print(f'saved {saved}')
 
 
-def print_names():
+def print_names() -> None:
     print('models:', *known(), sep='\n  ')
     print('  timm/NAME, mmpretrain/NAME, path/to/config.py')
     print('variants, behind a +:')
@@ -67,7 +68,7 @@ def print_names():
         print(f'  {name:<14} {meaning}')
 
 
-def settings(args):
+def settings(args: argparse.Namespace) -> list[Setting]:
     """Every mode at every size."""
 
     sizes = [size_of(text) for text in args.size]
@@ -78,7 +79,7 @@ def settings(args):
     ]
 
 
-def size_of(text):
+def size_of(text: str) -> tuple[int, int]:
     """'224' or '800x1333' -> height and width."""
     sides = text.lower().split('x')
     if not 1 <= len(sides) <= 2 or not all(s.isdigit() and int(s) >= 32 for s in sides):
@@ -87,7 +88,7 @@ def size_of(text):
 
 
 @contextmanager
-def progress_line():
+def progress_line() -> Iterator[Callable[[str], None]]:
     """A function that shows a text in one line, which is written over; only where somebody watches."""
 
     # Drawn when there is news and by no thread of its own, which would take time from what is timed.

@@ -9,11 +9,12 @@ from mmengine.config import Config
 from torch import Tensor
 
 from paca_mm.datasets.faults import Fault
-from paca_mm.datasets.look import Look
+from paca_mm.datasets.glance import Glance
 from paca_mm.errors import UserError, some_of
 from paca_mm.paths import command_line
 
 from ..data_checks import Head, heads_of
+from ..drawing import Look, Pixels
 
 
 class Task:
@@ -49,14 +50,16 @@ class Task:
     def complete_dataset(self, cfg: Config, dataset: dict) -> None:
         """Fill in, in place, what steps of a dataset's pipeline want to know of its classes."""
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, glance: Glance
+    ) -> Iterator[Fault]:
         """Check the files of one dataset, and the model's heads against its classes.
 
         Args:
             cfg: The config.
             dataset: Settings of a dataset that wraps no other.
             place: Where it stands, ``'train_dataloader.dataset'`` say.
-            look: Which of its files are looked at, and how.
+            glance: Which of its files are looked at, and how.
 
         Yields:
             What is wrong with the data.
@@ -91,23 +94,30 @@ class Task:
         return [*before, views(FLIPS, [pack])]
 
     def draw_into(self, cfg: Config, folder: str) -> None:
-        """Let the host's visualization hook write every tested image into a folder."""
-        raise NotImplementedError
+        """Let every tested image be written into a folder, ground truth beside prediction."""
+        hook = dict(type='paca_mm.DrawHook', out_dir=folder)
+        score_thr = (cfg.default_hooks.get('visualization') or {}).get('score_thr')
+        if score_thr is not None:
+            hook['score_thr'] = score_thr
+        cfg.default_hooks.visualization = hook
 
-    def draw(
-        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
-    ) -> None:
-        """Draw a prediction on an image.
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        """An image with a prediction drawn on it.
 
         Args:
-            visualizer: The host's.
-            name: Of the image.
             pixels: The image, (H, W, 3), RGB.
             sample: The prediction.
-            out_file: The file to write.
+            look: Names and colours of the classes.
             score_thr: Least score of a detection that is drawn.
+
+        Returns:
+            The drawing, RGB, larger than the image where that was small.
         """
-        visualizer.add_datasample(name, pixels, sample, out_file=out_file, draw_gt=False)
+        raise NotImplementedError
+
+    def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
+        """The same of the ground truth; None if the sample has none."""
+        raise NotImplementedError
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         """A prediction as plain data."""

@@ -9,8 +9,8 @@ from mmengine.config import Config
 
 from paca_mm.datasets.checks import check_depth, check_present
 from paca_mm.datasets.faults import FIRST, Fault, Offender
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import images_in, loader_of
-from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import CLASSES
 from paca_mm.errors import UserError, some_of
 
@@ -25,6 +25,7 @@ from ..data_checks import (
     made_lazily,
     path_in,
 )
+from ..drawing import Look, Pixels, lines
 from ..walk import type_name
 from .base import Task, named
 
@@ -41,7 +42,9 @@ class Classification(Task):
     headline = 'accuracy/top1'
     demo_goal = 90.0
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, glance: Glance
+    ) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return
@@ -86,10 +89,10 @@ class Classification(Task):
         if absent := [*check_present(paths, made.ann_file or folder)]:
             yield from absent
             return
-        yield from check_images(paths, dataset, place, look)
+        yield from check_images(paths, dataset, place, glance)
         if loader_of(dataset.get('pipeline') or []) == 'pillow':
-            yield from check_depth(paths, place.partition('.')[0], look)
-        yield from _check_crop(paths, dataset, place, look)
+            yield from check_depth(paths, place.partition('.')[0], glance)
+        yield from _check_crop(paths, dataset, place, glance)
 
     def tta_model(self, model: Any) -> dict[str, Any]:
         return dict(type='AverageClsScoreTTA')
@@ -97,11 +100,13 @@ class Classification(Task):
     def draw_into(self, cfg: Config, folder: str) -> None:
         cfg.default_hooks.visualization = dict(type='paca_mm.DrawClassesHook', out_dir=folder)
 
-    def draw(
-        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
-    ) -> None:
-        classes = list((visualizer.dataset_meta or {}).get('classes') or ()) or None
-        visualizer.visualize_cls(pixels, sample, classes=classes, draw_gt=False, out_file=out_file)
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        return lines(pixels, self.words(sample, look))
+
+    def words(self, sample: Any, look: Look) -> list[str]:
+        """The best classes, each with its score."""
+        best = self.record(sample, look.classes, 0.0)['top']
+        return [f'{x["class"]} {x["score"]:.2f}' for x in best]
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
@@ -115,15 +120,15 @@ class Classification(Task):
         return DataSample(metainfo=dict(meta)).set_gt_label(0)
 
 
-def _check_crop(files: Sequence[str], dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+def _check_crop(files: Sequence[str], dataset: dict, place: str, glance: Glance) -> Iterator[Fault]:
     """Images smaller than the crop that is taken of them as they are."""
     crop = _crop_of_whole_images(dataset.get('pipeline') or [])
     if crop is None:
         return
-    looked_at = look.some(files)
+    looked_at = glance.some(files)
     small = [
         Offender(f'{path}: {size.width} x {size.height}', path)
-        for path, size in zip(looked_at, look.sizes(looked_at), strict=True)
+        for path, size in zip(looked_at, glance.sizes(looked_at), strict=True)
         if size and (size.width < crop[0] or size.height < crop[1])
     ]
     if small:
@@ -170,7 +175,8 @@ def _check_class_folders(cfg: Config, made: Any, dataset: dict, place: str) -> N
         raise UserError(
             f'{folder} has {len(names)} class folders ({some_of(names)}), but '
             f'{type_name(dataset)} is to have {len(made.CLASSES)} classes.\n'
-            "  to fix it, for your own classes: type='CustomDataset' in each dataset, with data_prefix instead of split and no metainfo."
+            "  to fix it, for your own classes: type='CustomDataset' in each dataset, with "
+            'data_prefix instead of split and no metainfo.'
         )
     for train, _ in datasets_of(cfg.get('train_dataloader'), 'train_dataloader'):
         other = path_in(train, train.get('data_prefix') or train.get('split') or '')

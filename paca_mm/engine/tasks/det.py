@@ -10,10 +10,11 @@ from mmengine.config import Config
 from torch import Tensor
 
 from paca_mm.datasets.faults import Fault
-from paca_mm.datasets.look import Look
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.shapes import CLASSES
 
 from ..data_checks import Head, heads_of, is_remote
+from ..drawing import Look, Pixels, instances
 from ..walk import walk
 from . import det_data
 from .base import FLIPS, Task, named, views
@@ -44,11 +45,13 @@ class Detection(Task):
             and 'Semantic' not in head.type
         ]
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, glance: Glance
+    ) -> Iterator[Fault]:
         if is_remote(dataset):
             return
         kind = det_data.kind_of(dataset)
-        yield from det_data.CHECKS[kind](self, cfg, dataset, place, look)
+        yield from det_data.CHECKS[kind](self, cfg, dataset, place, glance)
 
     def check_evaluators(self, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
         yield from det_data.check_evaluators(self, cfg, place, dataset)
@@ -78,15 +81,16 @@ class Detection(Task):
         keys = dict.fromkeys((*keys, 'flip', 'flip_direction'))
         return [*before, views(FLIPS, [{**pack, 'meta_keys': tuple(keys)}])]
 
-    def draw_into(self, cfg: Config, folder: str) -> None:
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        found = sample.pred_instances
+        found = found[found.scores >= score_thr]
+        return _drawn(pixels, found, look, found.scores.tolist())
 
-    def draw(
-        self, visualizer: Any, name: str, pixels: Any, sample: Any, out_file: str, score_thr: float
-    ) -> None:
-        visualizer.add_datasample(
-            name, pixels, sample, out_file=out_file, draw_gt=False, pred_score_thr=score_thr
-        )
+    def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
+        truth = sample.get('gt_instances')
+        if truth is None or 'bboxes' not in truth:  # images without annotations
+            return None
+        return _drawn(pixels, truth, look)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         found = sample.pred_instances
@@ -121,6 +125,21 @@ class Detection(Task):
 
 #: What mmdet's ``PackDetInputs`` keeps by itself.
 _META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+
+def _drawn(pixels: Pixels, found: Any, look: Look, scores: Any = None) -> Pixels:
+    boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+    masks = found.get('masks')
+    if hasattr(masks, 'to_ndarray'):  # as they are annotated
+        masks = masks.to_ndarray()
+    return instances(
+        pixels,
+        np.asarray(boxes, np.float64).reshape(-1, 4),
+        found.labels.tolist(),
+        look,
+        scores,
+        None if masks is None else np.asarray(masks, bool),
+    )
 
 
 def _num_classes(model: Any) -> int:

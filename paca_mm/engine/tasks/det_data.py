@@ -12,7 +12,7 @@ from mmengine.config import Config
 from paca_mm.datasets import coco
 from paca_mm.datasets.checks import absent_among, check_present, check_sizes
 from paca_mm.datasets.faults import Fault
-from paca_mm.datasets.look import Look
+from paca_mm.datasets.glance import Glance
 from paca_mm.errors import UserError, some_of
 
 from ..data_checks import (
@@ -58,7 +58,9 @@ def _check_paths(task: Task, dataset: Mapping, place: str) -> tuple[str, str]:
     return ann_file, images
 
 
-def _check_other(task: Task, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+def _check_other(
+    task: Task, cfg: Config, dataset: dict, place: str, glance: Glance
+) -> Iterator[Fault]:
     _check_paths(task, dataset, place)
     classes = classes_of(dataset, place)
     if classes is not None:
@@ -72,7 +74,7 @@ def _check_other(task: Task, cfg: Config, dataset: dict, place: str, look: Look)
 
 
 def _check_listed(
-    task: Task, cfg: Config, dataset: dict, place: str, look: Look
+    task: Task, cfg: Config, dataset: dict, place: str, glance: Glance
 ) -> Iterator[Fault]:
     """XML files, or OpenMMLab's own JSON: what the host makes of them."""
     ann_file, _ = _check_paths(task, dataset, place)
@@ -112,12 +114,14 @@ def _check_listed(
             'number them from 0, or name all classes: metainfo=dict(classes=(...)).',
         )
     there = [sample for sample in samples if sample['img_path'] not in gone]
-    yield from check_images([sample['img_path'] for sample in there], dataset, place, look)
+    yield from check_images([sample['img_path'] for sample in there], dataset, place, glance)
     stated = {s['img_path']: (s['width'], s['height']) for s in there if s.get('width')}
-    yield from check_sizes(stated, ann_file, look)
+    yield from check_sizes(stated, ann_file, glance)
 
 
-def _check_coco(task: Task, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+def _check_coco(
+    task: Task, cfg: Config, dataset: dict, place: str, glance: Glance
+) -> Iterator[Fault]:
     ann_file, folder = _check_paths(task, dataset, place)
     if not dataset.get('ann_file'):
         task.require_path(ann_file, 'annotation file', f'{place}.ann_file', dataset)
@@ -142,9 +146,9 @@ def _check_coco(task: Task, cfg: Config, dataset: dict, place: str, look: Look) 
     yield from check_present(files, ann_file)
     gone = {*absent_among(files)}
     there = {name: image for name, image in zip(files, read, strict=True) if name not in gone}
-    yield from check_images(list(there), dataset, place, look)
+    yield from check_images(list(there), dataset, place, glance)
     stated = {name: (int(i.width), int(i.height)) for name, i in there.items() if i.width}
-    yield from check_sizes(stated, ann_file, look)
+    yield from check_sizes(stated, ann_file, glance)
 
 
 def _check_classes(
@@ -226,7 +230,7 @@ def is_remote_file(node: Mapping) -> bool:
     return (node.get('backend_args') or {}).get('backend', 'local') != 'local'
 
 
-CHECKS: Mapping[str, Callable[[Task, Config, dict, str, Look], Iterator[Fault]]] = {
+CHECKS: Mapping[str, Callable[[Task, Config, dict, str, Glance], Iterator[Fault]]] = {
     'coco': _check_coco,
     'listed': _check_listed,
     'other': _check_other,

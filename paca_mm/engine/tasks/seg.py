@@ -9,9 +9,9 @@ from mmengine.registry import MODELS
 
 from paca_mm.datasets.checks import check_masks, check_present
 from paca_mm.datasets.faults import Fault
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import images_in
 from paca_mm.datasets.labels import Labelling
-from paca_mm.datasets.look import Look
 from paca_mm.datasets.shapes import SEG_CLASSES
 from paca_mm.errors import UserError, some_of
 
@@ -27,6 +27,7 @@ from ..data_checks import (
     made_lazily,
     path_in,
 )
+from ..drawing import Look, Pixels, class_map
 from ..walk import type_name
 from . import seg_data
 from .base import FLIPS, Task, named, views
@@ -64,7 +65,9 @@ class Segmentation(Task):
                 step.setdefault('num_classes', num_classes)
                 step.setdefault('ignore_index', dataset.get('ignore_index', 255))
 
-    def check_dataset(self, cfg: Config, dataset: dict, place: str, look: Look) -> Iterator[Fault]:
+    def check_dataset(
+        self, cfg: Config, dataset: dict, place: str, glance: Glance
+    ) -> Iterator[Fault]:
         check_levels(cfg)
         if is_remote(dataset):
             return
@@ -82,7 +85,7 @@ class Segmentation(Task):
             check_num_classes(self.heads(cfg.model), classes, place)
         made = _made(dataset, place, classes)
         if made is None:  # a path of the user's own, from files to classes
-            yield from check_images(images_in(images), dataset, place, look)
+            yield from check_images(images_in(images), dataset, place, glance)
             return
         samples = made.load_data_list()
         files = [sample['img_path'] for sample in samples]
@@ -100,14 +103,14 @@ class Segmentation(Task):
         yield from absent
         if absent:
             return
-        yield from check_images(files, dataset, place, look)
+        yield from check_images(files, dataset, place, glance)
         yield from seg_data.check_ignore_index(cfg, made.ignore_index, place)
-        yield from seg_data.check_batch(cfg, dataset, files, place, look)
+        yield from seg_data.check_batch(cfg, dataset, files, place, glance)
         if num_classes := self._num_classes(cfg, dataset):
             yield from check_masks(
                 pairs,
                 Labelling(num_classes, made.reduce_zero_label, made.label_map, made.ignore_index),
-                look,
+                glance,
                 every_class=place.startswith('train'),
             )
 
@@ -137,9 +140,12 @@ class Segmentation(Task):
         sizes = [_resized(resize, ratio) for ratio in RATIOS]
         return [*load, views(sizes, FLIPS, *([step] for step in steps))]
 
-    def draw_into(self, cfg: Config, folder: str) -> None:
-        cfg.default_hooks.visualization.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = folder
+    def drawn(self, pixels: Pixels, sample: Any, look: Look, score_thr: float) -> Pixels:
+        return class_map(pixels, sample.pred_sem_seg.data[0].numpy(), look)
+
+    def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
+        truth = sample.get('gt_sem_seg')
+        return None if truth is None else class_map(pixels, truth.data[0].numpy(), look)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)

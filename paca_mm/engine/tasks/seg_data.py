@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.config import Config
 
 from paca_mm.datasets.faults import FIRST, Fault, Offender
+from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import SUFFIXES, Size
-from paca_mm.datasets.look import Look
 
 from ..walk import type_name, walk
 
@@ -73,17 +73,17 @@ def check_ignore_index(cfg: Config, ignore_index: int, place: str) -> Iterator[F
 
 
 def check_batch(
-    cfg: Config, dataset: Mapping, files: Sequence[str], place: str, look: Look
+    cfg: Config, dataset: Mapping, files: Sequence[str], place: str, glance: Glance
 ) -> Iterator[Fault]:
     """Images of unlike sizes cannot be validated in one batch: mmseg does not pad them."""
     phase = place.partition('_')[0]
     batch = (cfg.get(f'{phase}_dataloader') or {}).get('batch_size') or 1
     if phase == 'train' or batch < 2:
         return
-    looked_at = look.some(files)
+    looked_at = glance.some(files)
     sizes = [
         (_resized(size, dataset.get('pipeline') or []), path)
-        for path, size in zip(looked_at, look.sizes(looked_at), strict=True)
+        for path, size in zip(looked_at, glance.sizes(looked_at), strict=True)
         if size
     ]
     known = {size: path for size, path in sizes if size}

@@ -11,8 +11,8 @@ from .labels import Mask, look_at_mask
 T = TypeVar('T')
 
 
-class Look:
-    """A quick look: a sample of the files, the ends and the heads of each.
+class Glance:
+    """A glance: a sample of the files, the ends and the heads of each.
 
     Attributes:
         most_images: Images looked at; the others are found when they are read. None for all.
