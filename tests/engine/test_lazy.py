@@ -90,11 +90,8 @@ def test_it_is_trained_tested_and_inferred(task, config, capfd):
     assert len(json.loads(Path(f'in_{task}/predictions.json').read_text())) == 1
     capfd.readouterr()
     assert run('get_flops', config, '--shape', '64', '--depth', '0') == 0
-    assert capfd.readouterr().out.splitlines()[1].split()[0] in (
-        'MaskRCNN',
-        'EncoderDecoder',
-        'ImageClassifier',
-    )
+    names = [line.split()[0] for line in capfd.readouterr().out.splitlines() if line.strip()]
+    assert {'MaskRCNN', 'EncoderDecoder', 'ImageClassifier'} & {*names}
 
 
 @pytest.mark.slow
@@ -116,7 +113,8 @@ def test_a_search_writes_a_complete_config_of_it(folder, monkeypatch):
     lazy = folder / 'searched.py'
     lazy.write_text(as_lazy(cfg))
     assert run('analyze_frequency', lazy, '--search', '--max-params', '1e6', '--at-least', '0.0001',
-               '--num-images', '2', '--seeds', '1', '--depths', '1', '--widths', '2', '--out', 'freq') == 0  # fmt: skip
+               '--num-images', '2', '--seeds', '1', '--depths', '1', '--widths', '2',
+               '--out', 'freq') == 0  # fmt: skip
     found = load_config('freq/searched_nearest.py')
     assert list(found.model.backbone.arch.embed_dims) == [16] * 4
     assert found.model.head.in_channels == 16
