@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from helpers import tiny
 from helpers.configs import build
 from helpers.tool import run
-from paca_mm.checkpoint.load import unwrapped
+from paca_mm.checkpoint.load import load_whole, unwrapped
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
 from paca_mm.engine.tta import use_tta
@@ -221,3 +221,23 @@ def test_a_wrapper_around_a_wrapper_is_looked_through():
     assert unwrapped(Wrapper(Wrapper(model))) is model
     model.module = torch.nn.Linear(2, 2)  # a part of that name is no wrapping
     assert unwrapped(Wrapper(model)) is model
+
+
+def test_augmentation_inside_a_distributed_model_loads_too(folder, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    import torch.distributed as dist
+    from mmengine.model import MMDistributedDataParallel
+
+    monkeypatch.chdir(folder)
+    cfg = tiny.tiny('cls', folder / 'distributed.py')
+    state = build(cfg).state_dict()
+    wrapped = MODELS.build({**TASKS['cls'].tta_model(cfg.model), 'module': build(cfg)})
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = MMDistributedDataParallel(wrapped)
+        assert load_whole(model, {'state_dict': state}, 'a.pth', strict=True).missing == ()
+    finally:
+        dist.destroy_process_group()
+    assert all(
+        torch.equal(unwrapped(model).state_dict()[key], value) for key, value in state.items()
+    )
