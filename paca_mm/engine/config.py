@@ -57,7 +57,7 @@ def use_shapes(cfg: Config) -> None:
     """Turn any config of ours to the embedded shapes dataset, in place.
 
     Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every
-    ``num_classes`` of the model its class count, and weights that would have to be downloaded are
+    ``num_classes`` of the model (and of a data preprocessor beside it) its class count, and weights that would have to be downloaded are
     left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
     training would be that of a short one's beginning. The task may suit more of it to images that are
     small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is.
@@ -67,13 +67,15 @@ def use_shapes(cfg: Config) -> None:
         cfg.model.teacher = None
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'EMAHook']
+    judged = cfg.get('val_evaluator')
     base = assets_root() / 'configs' / task.name / '_base_'
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
         for key, value in Config.fromfile(base / overlay).items():
             cfg[key] = value
-    for node in walk(cfg.model):
+    for node in walk([cfg.model, cfg.get('data_preprocessor')]):
         if 'num_classes' in node:
             node['num_classes'] = len(task.shapes_classes)
     leave_weights_out(cfg.model)
     task.suit_shapes(cfg.model)
+    task.judge_as(cfg, judged)
     cfg.load_from = None

@@ -56,6 +56,9 @@ class Task:
     def suit_shapes(self, model: Any) -> None:
         """Suit what a model does in training to the embedded dataset, in place; see ``use_shapes``."""
 
+    def judge_as(self, cfg: Config, evaluator: Any) -> None:
+        """Let the embedded dataset be judged by no more than a config's own ``evaluator``, in place."""
+
     def draw_into(self, cfg: Config, folder: str) -> None:
         """Let the host's visualization hook write every tested image into a folder."""
         raise NotImplementedError
