@@ -18,7 +18,16 @@ release = version = __version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton']
 root_doc = 'docs/index'
 include_patterns = ['docs/*.md', 'configs/**/README.md', '*.md', 'benchmarks/results/*.png']
-exclude_patterns = ['.*', 'build', 'data', 'dist', 'docs/_build', 'tests', 'work_dirs', '*.egg-info']
+exclude_patterns = [
+    '.*',
+    'build',
+    'data',
+    'dist',
+    'docs/_build',
+    'tests',
+    'work_dirs',
+    '*.egg-info',
+]
 exclude_patterns += ['paca_mm', 'README.md', 'README.proposed.md']
 
 myst_enable_extensions = ['colon_fence']

@@ -1,4 +1,4 @@
-"""Draw method.svg and architecture.svg into the folder of this script: ``python docs/images/draw.py``."""
+"""Draw method.svg and architecture.svg beside this script: ``python docs/images/draw.py``."""
 
 from html import escape
 from pathlib import Path
@@ -111,8 +111,8 @@ def method(path):
     d.text(536, 36, 'attention', 20, weight='bold')
     d.box(436, 60, 200, 180, PAPER, LINE, 2, '6 5')
     d.box(436, 60, 62, 180, '#d8e6f5', BLUE, 2)
-    d.text(467, 146, 'N × M', 15, BLUE, weight='bold')
-    d.text(567, 146, 'N × N of a\nplain ViT', 17, SOFT)
+    d.text(467, 146, 'N \u00d7 M', 15, BLUE, weight='bold')
+    d.text(567, 146, 'N \u00d7 N of a\nplain ViT', 17, SOFT)
     d.text(536, 268, 'cost: N · M, not N²', 17, weight='bold')
     d.save(path)
 

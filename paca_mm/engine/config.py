@@ -57,10 +57,11 @@ def use_shapes(cfg: Config) -> None:
     """Turn any config of ours to the embedded shapes dataset, in place.
 
     Dataset, evaluation and schedule become those of the task's ``*_shapes.py`` config, every
-    ``num_classes`` of the model (and of a data preprocessor beside it) its class count, and weights that would have to be downloaded are
-    left out, a teacher of other classes with them. Weights are not averaged: the mean over a long
-    training would be that of a short one's beginning. The task may suit more of it to images that are
-    small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays as it is.
+    ``num_classes`` of the model (and of a data preprocessor beside it) its class count, and weights
+    that would have to be downloaded are left out, a teacher of other classes with them. Weights are not
+    averaged: the mean over a long training would be that of a short one's beginning. The task may suit
+    more of it to images that are small (:meth:`~.tasks.Task.suit_shapes`); the rest of the model stays
+    as it is.
     """
     task = task_for(cfg)
     if cfg.model.get('teacher') is not None:

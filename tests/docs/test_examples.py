@@ -63,7 +63,9 @@ def config_of(mark, folder, base):
         loader = cfg[f'{key}_dataloader']
         loader.update(num_workers=0, persistent_workers=False)
         resize = [dict(type='Resize', scale=(64, 64), keep_ratio=True)]
-        steps = [x for x in loader.dataset.pipeline if 'Random' not in x.type and x.type != 'Resize']
+        steps = [
+            x for x in loader.dataset.pipeline if 'Random' not in x.type and x.type != 'Resize'
+        ]
         loader.dataset.pipeline = [*steps[:-1], *resize, steps[-1]]
     cfg.train_cfg.max_epochs = 1
     cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)

@@ -1,5 +1,5 @@
-# PSPNet's head on PaCa-ViT small, 160k iterations on ADE20K, 8 GPUs with 2 images each. It reads the last
-# stage, at 1/32 of the image: a dilated ResNet gives it 1/8.
+# PSPNet's head on PaCa-ViT small, 160k iterations on ADE20K, 8 GPUs with 2 images each. It reads the
+# last stage, at 1/32 of the image: a dilated ResNet gives it 1/8.
 # Not trained to the end by us: no result is claimed.
 _base_ = [
     '../_base_/models/segmentor.py',
