@@ -22,7 +22,7 @@ BASE_PYTHON := $(or $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/
 $(shell pyenv root >/dev/null 2>&1 && ls "$$(pyenv root)"/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -n 1),\
 $(PYTHON))
 
-.PHONY: help setup doctor demo bench test test-fast lint clean
+.PHONY: help setup doctor demo bench test test-fast lint docs linkcheck clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,18 @@ lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# Warnings are errors: a link to a file, page or heading that is not there is one.
+SPHINX = $(BIN)/python -m sphinx -W --keep-going -q -c docs
+
+docs: ## write docs/_build/html; a broken link between pages is an error
+	@$(BASE_PYTHON) dev/setup_env.py --stack $(STACK) --venv $(VENV) --docs
+	$(SPHINX) -b html . docs/_build/html
+	@echo 'read it: docs/_build/html/index.html'
+
+linkcheck: ## ask the network whether the links of the documentation lead somewhere
+	@$(BASE_PYTHON) dev/setup_env.py --stack $(STACK) --venv $(VENV) --docs
+	$(SPHINX) -b linkcheck . docs/_build/linkcheck
+
 clean: ## remove what building and testing left; environments, data and work_dirs stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache docs/_build
 	find paca_mm tools tests configs -name __pycache__ -type d -exec rm -rf {} +

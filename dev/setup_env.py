@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HELP = 'docs/troubleshooting.md says what to do about the most frequent faults.'
 DEV = 'requirements/dev.txt'
+DOCS = 'requirements/docs.txt'
 STACKS = {'onedl': 'requirements.txt', 'openmmlab': 'requirements/openmmlab.txt'}
 
 #: pip's settings, and what uv calls them; uv reads neither pip's files nor its variables.
@@ -111,6 +112,12 @@ class Environment:
         self.fix_opencv()
         self.install('--no-deps', '-e', str(ROOT))
 
+    def install_docs(self) -> None:
+        """What `make docs` needs besides; nothing else does."""
+        if not self.works('import furo, myst_parser, sphinx_copybutton'):
+            self.make()  # the settings for uv
+            self.install('-r', str(ROOT / DOCS), '-c', str(ROOT / STACKS[self.stack]))
+
     def wheel_of(self, requirement: str, again: bool = False) -> str:
         """Compile a wheel, once for each torch and Python: uv's cache would not tell them apart."""
         code = (
@@ -152,11 +159,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--stack', choices=STACKS, default='onedl')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv')
+    parser.add_argument('--docs', action='store_true', help='with what `make docs` needs')
     args = parser.parse_args()
     lock = os.open(ROOT, os.O_RDONLY)  # one at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
     env = Environment(args.venv.absolute(), args.stack)
-    inputs = (STACKS[args.stack], DEV, 'setup.py', 'pyproject.toml', 'dev/setup_env.py')
+    set_up(env)
+    if args.docs:
+        env.install_docs()
+
+
+def set_up(env: Environment) -> None:
+    """Make an environment, unless it is what the files of this checkout ask for."""
+    inputs = (STACKS[env.stack], DEV, 'setup.py', 'pyproject.toml', 'dev/setup_env.py')
     wanted = hashlib.sha256(b'\0'.join((ROOT / name).read_bytes() for name in inputs)).hexdigest()
     stamp = env.folder / 'paca_mm-setup'
     if stamp.is_file() and stamp.read_text() == f'{ROOT} {wanted}' and env.works('import sys'):

@@ -223,6 +223,7 @@ def test_type_checkers_see_the_annotations(wheel):
         ('onedl', 'requirements.txt'),
         ('openmmlab', 'requirements/openmmlab.txt'),
         ('dev', 'requirements/dev.txt'),
+        ('docs', 'requirements/docs.txt'),
     ],
 )
 def test_extras_are_what_the_requirement_files_say(metadata, extra, file):

@@ -9,6 +9,7 @@ from paca_mm.bases import cure_for_missing_base
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root, configs, find_config
 
+from .data_checks import heads_of
 from .tasks import scope_of_model, task_for
 from .walk import leave_weights_out, type_name
 
@@ -62,6 +63,7 @@ def use_shapes(cfg: Config) -> None:
         cfg.model.teacher = None
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) != 'EMAHook']
+    judged = cfg.get('val_evaluator')
     base = assets_root() / 'configs' / task.name / '_base_'
     overlaid: dict[str, Any] = {}
     for overlay in ('datasets/shapes.py', 'schedules/schedule_shapes.py'):
@@ -71,8 +73,9 @@ def use_shapes(cfg: Config) -> None:
     if 'tta_pipeline' not in overlaid:  # the one that there may be is for images of other sizes
         cfg.pop('tta_pipeline', None)
     cfg.merge_from_dict(cfg.pop('on_shapes', {}))
-    for head in task.heads(cfg.model):
+    for head in [*task.heads(cfg.model), *heads_of(cfg.get('data_preprocessor'))]:
         head.node['num_classes'] = len(task.shapes_classes)
     leave_weights_out(cfg.model)
     task.suit_shapes(cfg.model)
+    task.judge_as(cfg, judged)
     cfg.load_from = None

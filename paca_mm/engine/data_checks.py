@@ -146,8 +146,8 @@ def check_levels(cfg: Config) -> None:
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
     neck = model.get('neck') or {'type': 'GlobalAveragePooling'}  # as many channels behind it
-    family = family_of(backbone.get('type') or '')
-    if family is None or family.widths is None or 'GlobalAveragePooling' not in neck.values():
+    family = family_of(backbone)
+    if family is None or family.widths is None or type_name(neck) != 'GlobalAveragePooling':
         return
     arch = backbone.get('arch')
     stages = family.widths(backbone)
@@ -165,7 +165,7 @@ def check_levels(cfg: Config) -> None:
             if [*channels] != found and all(isinstance(c, int) for c in channels):
                 where = f'levels in_index={_plain(levels)}' if 'in_index' in head else 'last stage'
                 raise UserError(
-                    f'{name} ({head.get("type")}) has in_channels={_plain(channels)}, but the '
+                    f'{name} ({type_name(head)}) has in_channels={_plain(channels)}, but the '
                     f'{where} of the backbone'
                     + (f' (arch={arch!r})' if isinstance(arch, str) else '')
                     + f' {"have" if "in_index" in head else "has"} {_plain(found)} channels.\n'

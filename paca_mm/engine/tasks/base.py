@@ -76,6 +76,9 @@ class Task:
     def suit_shapes(self, model: Any) -> None:
         """Suit what a model does in training to the embedded dataset, in place; see ``use_shapes``."""
 
+    def judge_as(self, cfg: Config, evaluator: Any) -> None:
+        """Let the embedded dataset be judged by no more than a config's own ``evaluator``, in place."""
+
     def tta_model(self, model: Any) -> dict[str, Any]:
         """What merges the predictions of an image's views, where a config does not say so.
 

@@ -68,6 +68,27 @@ class Detection(Task):
         for node in walk(heads):  # one, or one a stage
             if 'sampler' in node and 'num' in node['sampler']:
                 node['sampler']['num'] = min(node['sampler']['num'], 16)
+        for node in walk(model):
+            if 'num_queries' in node:  # DINO takes them from the positions of the image
+                node['num_queries'] = min(node['num_queries'], 100)
+            if 'batch_augments' in node:  # to the size that an image of COCO has
+                node['batch_augments'] = None
+            if 'num_things_classes' in node:  # Mask2Former, whose loss weighs classes and "none"
+                count = len(self.shapes_classes)
+                node.update(num_things_classes=count, num_stuff_classes=0)
+                loss = node.get('loss_cls') or {}
+                if isinstance(loss.get('class_weight'), (list, tuple)):
+                    loss['class_weight'] = [1.0] * count + [loss['class_weight'][-1]]
+
+    def judge_as(self, cfg: Config, evaluator: Any) -> None:
+        """By boxes alone, where the config is: its detector makes no masks, and is given none."""
+        metrics = [node['metric'] for node in walk(evaluator) if node.get('metric')]
+        if metrics and not any('segm' in metric for metric in metrics):
+            cfg.val_evaluator['metric'] = cfg.test_evaluator['metric'] = ['bbox']
+            for phase in ('train', 'val', 'test'):
+                for step in walk(cfg[f'{phase}_dataloader'].dataset.pipeline):
+                    if 'with_mask' in step:
+                        step['with_mask'] = False
 
     def tta_model(self, model: Any) -> dict[str, Any]:
         return dict(
@@ -102,7 +123,7 @@ class Detection(Task):
         return model(images, [DetDataSample(metainfo=dict(meta)) for _ in images], mode='tensor')
 
     def toy_sample(self, model: Any, meta: Mapping[str, Any]) -> Any:
-        """Ten boxes with masks."""
+        """Ten boxes, with masks for a model of which a part is called so."""
         from mmdet.structures import DetDataSample
         from mmdet.structures.mask import BitmapMasks
         from mmengine.structures import InstanceData
@@ -111,15 +132,15 @@ class Detection(Task):
         corners = torch.rand(10, 2) * torch.tensor([width, height]) * 0.7
         sides = torch.rand(10, 2) * torch.tensor([width, height]) * 0.25 + 8
         boxes = torch.cat([corners, corners + sides], 1)
-        masks: Any = np.zeros((10, height, width), np.uint8)
-        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
-            mask[top:bottom, left:right] = 1
         sample = DetDataSample(metainfo=dict(meta))
         sample.gt_instances = InstanceData(
-            bboxes=boxes,
-            labels=torch.randint(_num_classes(model), (10,)),
-            masks=BitmapMasks(masks, height, width),
+            bboxes=boxes, labels=torch.randint(_num_classes(model), (10,))
         )
+        if any('mask' in name for name, _ in model.named_modules()):
+            masks: Any = np.zeros((10, height, width), np.uint8)
+            for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+                mask[top:bottom, left:right] = 1
+            sample.gt_instances.masks = BitmapMasks(masks, height, width)
         return sample
 
 
@@ -144,6 +165,8 @@ def _drawn(pixels: Pixels, found: Any, look: Look, scores: Any = None) -> Pixels
 
 def _num_classes(model: Any) -> int:
     """Of a two-stage detector's box head, or of the one head of a one-stage or DETR detector."""
+    if hasattr(model, 'panoptic_head'):
+        return model.panoptic_head.num_things_classes
     head: Any = model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head  # a cascade
     return head.num_classes

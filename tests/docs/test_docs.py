@@ -6,15 +6,12 @@ import re
 
 import pytest
 
-from paca_mm.paths import assets_root
-
-ROOT = assets_root()
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('configs/*/README.md'), *ROOT.glob('docs/*.md')])
+from helpers.documents import DOCUMENTS, ROOT, name, settled
 
 
-@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', DOCUMENTS, ids=name)
 def test_named_files_and_targets_exist(path):
-    text = path.read_text()
+    text = settled(path)
     assert '{{' not in text, 'a figure was never filled in'
     named = re.findall(r'\b(?:tools|configs|paca_mm|tests|docs|requirements)/[\w./-]*\w', text)
     # What begins with my_ is the reader's to write.
