@@ -66,8 +66,7 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
     args.cfg_options = {**(args.cfg_options or {}), 'load_from': args.checkpoint}
     cfg, task = _prepare(args, ('test',))
     if args.show_dir:
-        if cfg.default_hooks.get('visualization') is None:
-            raise UserError('--show-dir needs a visualization hook in default_hooks of the config.')
+        cfg.default_hooks = cfg.get('default_hooks') or {}
         task.draw_into(cfg, os.path.abspath(args.show_dir))
     if args.out:
         _dump_into(cfg, task, args.out)
