@@ -16,7 +16,8 @@ from paca_mm.datasets.images import loader_of
 from paca_mm.registry import HOOKS
 
 from .drawing import Look, Pixels, beside, lines
-from .tasks import TASKS, task_for
+from .tasks import task_for
+from .tasks.cls import Classification
 
 
 @HOOKS.register_module()
@@ -133,7 +134,7 @@ class DrawClassesHook(Hook):
                 look.name(label) for label in sample.get('gt_label', torch.tensor([])).tolist()
             ]
             words = [f'true: {", ".join(truth)}'] if truth else []
-            words += TASKS['cls'].words(sample.cpu(), look)
+            words += Classification().words(sample.cpu(), look)
             _write(lines(pixels, words), os.path.join(self.out_dir, f'{name}.png'))
 
 

@@ -36,7 +36,7 @@ def test_dataset(cfg: Any) -> Any:
     return dataset
 
 
-def dataset_class(dataset: dict) -> Any:
+def dataset_class(dataset: Mapping[str, Any]) -> Any:
     """What a dataset's ``type`` stands for, be it a word or the class itself; None if nobody knows."""
     kind = dataset.get('type') or ''
     if not isinstance(kind, str):

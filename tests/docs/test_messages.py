@@ -23,7 +23,6 @@ OTHERS = {
     'The mmsegmentation is not installed',
     "_base_ = 'mmseg::...'",
     'selected index k out of range',
-    'The image size in a batch should be the same',
     'Weights only load failed',
     "'AmpOptimWrapper' is only available",
     'norm_decay_mult=0',
