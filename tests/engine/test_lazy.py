@@ -112,7 +112,7 @@ def test_a_search_writes_a_complete_config_of_it(folder, monkeypatch):
     cfg = tiny.tiny('cls', folder / 'cls.py')
     lazy = folder / 'searched.py'
     lazy.write_text(as_lazy(cfg))
-    assert run('analyze_frequency', lazy, '--search', '--max-params', '1e6', '--at-least', '0.0001',
+    assert run('analyze_frequency', lazy, '--search', '--max-params', '1', '--at-least', '0.01',
                '--num-images', '2', '--seeds', '1', '--depths', '1', '--widths', '2',
                '--out', 'freq') == 0  # fmt: skip
     found = load_config('freq/searched_nearest.py')
