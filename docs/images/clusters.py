@@ -2,9 +2,8 @@
 
     python docs/images/clusters.py CONFIG CHECKPOINT --out docs/images/clusters.png
 
-Each row is an image of the config's validation set; beside it, one colour a cluster, the cluster of a
-stage that has the largest part of every position, and two clusters by themselves: those whose weights
-lie closest together, brighter where they are larger.
+Each row is an image of the config's validation set, and three clusters of a stage: those whose weights
+lie closest together and overlap least, brighter where they are larger.
 """
 
 import argparse
@@ -35,19 +34,25 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def compact(weights, share):
-    """The clusters of a stage, the most compact first; those with no share of the image are left out.
+def compact(weights, count):
+    """The clusters whose weights lie closest together, and that overlap little.
 
     Args:
         weights: (M, H, W), each cluster's over the positions, which sum to 1.
-        share: (M,), the positions that each cluster has the largest part of.
+        count: How many.
     """
     height, width = weights.shape[1:]
     rows, columns = np.mgrid[:height, :width]
-    row = (weights * rows).sum((1, 2))[:, None, None]
-    column = (weights * columns).sum((1, 2))[:, None, None]
-    spread = (weights * ((rows - row) ** 2 + (columns - column) ** 2)).sum((1, 2))
-    return [k for k in np.argsort(spread) if share[k] > 3]
+    row, column = (weights * rows).sum((1, 2)), (weights * columns).sum((1, 2))
+    far = (rows - row[:, None, None]) ** 2 + (columns - column[:, None, None]) ** 2
+    spread = (weights * far).sum((1, 2))
+    flat = weights.reshape(len(weights), -1)
+    flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    chosen = [int(spread.argmin())]
+    while len(chosen) < count:
+        overlap = (flat @ flat[chosen].T).max(1)
+        chosen.append(int((spread / spread.mean() + 2 * overlap).argmin()))
+    return chosen
 
 
 def main(argv=None):
@@ -58,26 +63,22 @@ def main(argv=None):
     load_whole(model, read_checkpoint(args.checkpoint), args.checkpoint, strict=True)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     figure, axes = plt.subplots(args.images, 4, figsize=(7.2, 1.85 * args.images), squeeze=False)
-    titles = ['image', f'stage {args.stage}: clusters', 'one of them', 'another']
+    titles = ['image', f'a cluster, stage {args.stage}', 'another', 'another']
     for row, plots in enumerate(axes):
         sample = dataset[row * len(dataset) // args.images]
         batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
         inputs = model.data_preprocessor(batch)['inputs']
         with torch.no_grad():
             weights = model.backbone.cluster_assignments(inputs)[args.stage - 1][0].numpy()
-        largest = weights.argmax(0)
-        share = np.bincount(largest.ravel(), minlength=len(weights))
         pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR to RGB
         area = (0, pixels.shape[1], pixels.shape[0], 0)
-        colours = plt.get_cmap('gist_ncar')(
-            np.random.RandomState(1).permutation(len(weights)) / len(weights)
-        )
         plots[0].imshow(pixels)
-        plots[1].imshow(colours[largest], extent=area, interpolation='nearest')
-        for plot, cluster in zip(plots[2:], compact(weights, share), strict=False):
-            grey = pixels.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
-            plot.imshow(grey, alpha=0.35)
-            plot.imshow(weights[cluster], extent=area, cmap='inferno', alpha=0.75)
+        for plot, cluster in zip(plots[1:], compact(weights, 3), strict=True):
+            plot.imshow(pixels.mean(2), cmap='gray', vmin=0, vmax=255, alpha=0.5)
+            part = weights[cluster] / weights[cluster].max()
+            plot.imshow(
+                part, extent=area, cmap='inferno', alpha=0.35 + 0.6 * part, interpolation='bilinear'
+            )
         for plot, title in zip(plots, titles, strict=True):
             plot.set_axis_off()
             if not row:

