@@ -29,3 +29,4 @@ def _tell_classes(own: list[dict], pipeline: list[dict]) -> None:
     for step in walk(pipeline):
         if told and type_name(step) == 'CheckLabels':
             step.setdefault('num_classes', told[0].get('num_classes'))
+            step.setdefault('ignore_index', told[0].get('ignore_index', 255))
