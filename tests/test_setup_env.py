@@ -100,3 +100,14 @@ def test_a_failing_step_names_the_command_and_the_help(capfd):
     with pytest.raises(SystemExit, match='ended with exit code 3'):
         setup_env.run([sys.executable, '-c', 'raise SystemExit(3)'])
     assert (assets_root() / 'docs/troubleshooting.md').is_file()
+
+
+@pytest.mark.parametrize(('there', 'expected'), [(True, []), (False, ['requirements/docs.txt'])])
+def test_what_the_documentation_needs_is_installed_once(there, expected, tmp_path, monkeypatch):
+    env = setup_env.Environment(tmp_path, 'onedl')
+    installed = []
+    monkeypatch.setattr(env, 'works', lambda code: there)
+    monkeypatch.setattr(env, 'make', lambda: None)
+    monkeypatch.setattr(env, 'install', lambda *words: installed.append(words[1]))
+    env.install_docs()
+    assert installed == [str(assets_root() / name) for name in expected]
