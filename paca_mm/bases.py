@@ -35,7 +35,10 @@ def copied(path: Path) -> str:
     found = _statement(text)
     if found is None:
         return text
-    lines = [expression(path.parent / base) for base in _literals(found.value)]
+    lines = [
+        repr(base) if '::' in base else expression(path.parent / base)  # a host's stays as it is
+        for base in _literals(found.value)
+    ]
     value = lines[0] if len(lines) == 1 else '[\n' + ''.join(f'    {x},\n' for x in lines) + ']'
     rows = text.splitlines()
     end = found.end_lineno or found.lineno
