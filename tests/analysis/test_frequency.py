@@ -556,4 +556,4 @@ def test_a_host_model_has_no_sizes_to_search(here, capfd):
     pytest.importorskip('mmpretrain')
     config = 'configs/cls/attentive_norm/resnet50_an_in1k.py'
     assert analyze(config, '--search', '--max-params', 1) == 2
-    assert 'paca_mm.ReplaceNorms has no arch dict' in capfd.readouterr().err
+    assert 'ReplaceNorms has no arch dict' in capfd.readouterr().err

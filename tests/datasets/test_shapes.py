@@ -462,7 +462,7 @@ def test_tool_makes_it_and_says_what_comes_next(tmp_path):
     assert tree_digest(out) == GOLDEN
     assert ', '.join(CLASSES) in done.stdout
     assert '8 images, 64 x 64' in done.stdout
-    assert done.stdout.endswith(' train configs/det/mask_rcnn_paca_shapes.py\n')
+    assert done.stdout.endswith(' configs/det/mask_rcnn_paca_shapes.py\n')
 
     assert run_tool(out).returncode == 0  # it is there
     other = run_tool(out, '--seed', 9)

@@ -100,6 +100,8 @@ def test_it_runs_on_the_embedded_dataset_too(task, config):
     small = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.num_workers=0',
              'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
              'val_dataloader.persistent_workers=False']  # fmt: skip
+    if task == 'cls':
+        small.append('train_dataloader.batch_size=4')
     if task == 'seg':
         small[1:2] = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1']
     assert run('train', config, '--shapes', '--work-dir', f'shapes_{task}', *small) == 0

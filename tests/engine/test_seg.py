@@ -22,8 +22,8 @@ from paca_mm.datasets.checks import check_masks
 from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.labels import Labelling
 from paca_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
+from paca_mm.engine.checks import check_config
 from paca_mm.engine.config import load_config
-from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root
 
@@ -164,8 +164,9 @@ def test_infer_draws_and_says_what_is_where(straight):
         assert sum(c['share'] for c in record['classes']) == pytest.approx(1)
         assert all(c['class'] == SEG_CLASSES[c['label']] for c in record['classes'])
         drawn = np.asarray(Image.open(record['drawn']))
-        assert drawn.shape == (128, 128, 3)
-        assert (drawn != np.asarray(Image.open(record['picture']).convert('RGB'))).any()
+        assert drawn.shape == (640, 640, 3)  # enlarged, so that the words can be read
+        image = np.asarray(Image.open(record['picture']).convert('RGB').resize((640, 640), 0))
+        assert (drawn != image).any()
 
 
 def segmentor(**test_cfg):
@@ -444,7 +445,7 @@ def test_another_class_count_in_the_head(capfd):
 @pytest.mark.parametrize(
     ('config', 'option', 'message'),
     [
-        ('paca_head_paca_small', 'model.backbone.arch=base', 'decode_head (paca_mm.PaCaHead) has '
+        ('paca_head_paca_small', 'model.backbone.arch=base', 'decode_head (PaCaHead) has '
          'in_channels=[96, 192, 320, 384], but the levels in_index=[0, 1, 2, 3] of the backbone '
          "(arch='base') have [96, 192, 384, 512] channels"),
         ('upernet_paca_small', 'model.decode_head.in_channels=[96,192,320,512]',
@@ -508,8 +509,7 @@ def test_training_on_ones_own_data_as_the_readme_says(tmp_path, capfd):
             pixels = rng.randint(0, 256 if kind == 'images' else 3, shape).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f'street_1.{suffix}')
     cfg = load_config(str(tmp_path / 'my_data.py'))
-    TASKS['seg'].check_dataset(cfg, cfg.train_dataloader.dataset, 'train_dataloader')
-    TASKS['seg'].check_dataset(cfg, cfg.val_dataloader.dataset, 'val_dataloader')
+    check_config(cfg, ['train', 'val'])
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['paca_mm.CheckLabels'].num_classes == 3
     tiny = {k: v for k, v in load_config('tiny.py').model.backbone.items() if k != 'init_cfg'}

@@ -184,9 +184,13 @@ def test_an_image_that_becomes_corrupt_is_named_too(here, shapes, capfd, monkeyp
     broken = root / 'train/000003.png'
     broken.write_bytes(b'')
     monkeypatch.setattr(Glance, 'most_images', 0)
-    message = fails(capfd, 'train', SHAPES, *on(root), 'train_dataloader.num_workers=0',
-                    'train_dataloader.persistent_workers=False')  # fmt: skip
-    assert f'{broken} is empty (0 bytes)' in message
+    options = [*on(root), 'train_dataloader.num_workers=0',
+               'train_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1']  # fmt: skip
+    assert run('train', SHAPES, *options) == 0  # another image took its place
+    assert f'skipped:  1 files that cannot be read: {broken} is empty' in capfd.readouterr().out
+    message = fails(capfd, 'train', SHAPES, *options, 'max_skipped=0')
+    assert f'max_skipped=0 of them may be passed over:\n  {broken} is empty (0 bytes)' in message
+    assert 'check' in message
 
 
 def test_a_config_that_does_not_exist(here, capfd):
