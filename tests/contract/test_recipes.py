@@ -74,6 +74,7 @@ def step(cfg, task):
     torch.manual_seed(0)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = revert_sync_batchnorm(build(cfg)).train()
+    model.init_weights()  # of some parameters of DETR's kin a constructor makes room only
     images = torch.randn(2, 3, 128, 128)
     losses = model(images, annotations(model, task, 2, 128, 128), mode='loss')
     total, _ = model.parse_losses(losses)
