@@ -258,3 +258,15 @@ def test_the_convert_command_knows_the_rows(tmp_path, capsys):
     state = torch.load(back)['state_dict']
     for key, value in model.state_dict().items():
         assert torch.equal(state[key], value), key
+
+
+@pytest.mark.parametrize('path', [*SEG.values(), UPERNET])
+def test_from_scratch_a_large_vit_learns_at_a_smaller_rate(path):
+    """What a config says of the embedded dataset wins over the schedule for it, and under it only."""
+    pytest.importorskip('mmseg')
+    own, shapes = load_config(path), load_config(path, shapes=True)
+    assert own.optim_wrapper.optimizer.lr in (5e-4, 4e-3, 6e-5)
+    assert shapes.optim_wrapper.optimizer.type == 'AdamW'
+    assert shapes.optim_wrapper.optimizer.lr == 2e-4
+    assert 'on_shapes' not in shapes
+    assert shapes.train_cfg.max_iters == 1200
