@@ -53,8 +53,8 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
                 ensure_shapes(DEFAULT_DIR)
             task.complete_dataset(cfg, dataset)
             if is_first_of_machine():  # the others would read the same files again
-                faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
                 faults += task.check_dataset(cfg, dataset, place, Glance())
+                faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
         raise_fatal(faults)
         for fault in faults:
             say(f'warning: {fault}')

@@ -268,6 +268,15 @@ def test_the_evaluator_has_a_file_of_its_own(tmp_path):
     assert f'{other}/val.json lists its classes in the order' in message_of(cfg)
 
 
+def test_the_evaluators_file_is_missing(tmp_path):
+    cfg = coco_config(coco(tmp_path / 'data'))
+    cfg.val_evaluator.ann_file = str(tmp_path / 'data/vall.json')
+    found = message_of(cfg)
+    assert f'the annotation file of val_evaluator is missing.\n  looked for: {tmp_path}' in found
+    assert 'holds: train, train.json, val, val.json' in found
+    assert 'to fix it: correct val_evaluator.ann_file.' in found
+
+
 def test_some_classes_of_a_file_are_enough(tmp_path):
     cfg = coco_config(coco(tmp_path / 'data'), classes=('blue disc',))
     check_config(cfg, ['train', 'val'])

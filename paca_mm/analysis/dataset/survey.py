@@ -207,8 +207,8 @@ def _surveyed(
     try:
         found.classes = classes_of(dataset, place) or ()
         phase = place.partition('_')[0]
-        found.faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
         found.faults += task.check_dataset(cfg, dataset, place, scanned)
+        found.faults += task.check_evaluators(cfg, f'{phase}_evaluator', dataset)
     except UserError as e:
         what, _, cure = str(e).partition('\n  to fix it: ')
         found.faults.append(Fault('config', place, f'does not fit: {what}', cure or 'see above.'))

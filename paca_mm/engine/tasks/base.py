@@ -154,14 +154,18 @@ class Task:
         if os.path.isdir(root) and os.listdir(root):
             raise UserError(
                 f'{missing}  {root} holds: {some_of(sorted(os.listdir(root)), 12)}\n'
-                f'  to fix it: correct {place} (or its data_root).'
+                f'  to fix it: correct {place}'
+                + ('.' if loader.endswith('_evaluator') else ' (or its data_root).')
             )
+        named = f'{loader}.dataset.data_root=/path/to/your/data/'
+        if loader.endswith('_evaluator'):
+            named = f'{place}=/path/to/your/{os.path.basename(path)}'
         link = os.path.islink(root) and not os.path.exists(root)
         raise UserError(
             missing
             + (f'  {root} is a link to {os.readlink(root)}, which does not exist\n' if link else '')
             + f'  to fix it: ln -s /path/to/your/{os.path.basename(root)} {root}\n'
-            f'  or name it: --cfg-options {loader}.dataset.data_root=/path/to/your/data/\n'
+            f'  or name it: --cfg-options {named}\n'
             '  without any download: run the same command with --shapes, or try the embedded '
             f'dataset:\n    {command_line("train", self.shapes_config)}'
         )

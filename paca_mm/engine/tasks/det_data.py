@@ -206,7 +206,7 @@ def check_evaluators(task: Task, cfg: Config, place: str, dataset: dict) -> Iter
     for evaluator in walk(cfg.get(place)):
         if not evaluator.get('ann_file') or is_remote_file(evaluator):
             continue
-        task.require_path(evaluator['ann_file'], 'annotation file', place, dataset)
+        task.require_path(evaluator['ann_file'], 'annotation file', f'{place}.ann_file', dataset)
     if kind_of(dataset) != 'coco':
         return
     files = (evaluator.get('ann_file') for evaluator in _metrics(cfg, place))
