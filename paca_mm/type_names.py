@@ -27,7 +27,7 @@ def type_name(of: Any) -> str:
     Returns:
         The name as registries know it; ``''`` where there is no type.
     """
-    name = _full_name(of).rpartition('.')[2]
+    name = full_name(of).rpartition('.')[2]
     return _REGISTERED.get(name, name)
 
 
@@ -36,11 +36,12 @@ def scope_name(of: Any) -> str:
 
     ``''`` where that is not said, as by a word without a scope.
     """
-    full = _full_name(of)
+    full = full_name(of)
     return full.partition('.')[0] if '.' in full else ''
 
 
-def _full_name(of: Any) -> str:
+def full_name(of: Any) -> str:
+    """The name of a type by which every registry finds it: a word as it is, a class with its module."""
     kind = of.get('type') if isinstance(of, Mapping) else of
     if kind is None or isinstance(kind, str):
         return kind or ''

@@ -4,6 +4,8 @@ import copy
 
 from mmengine.config import Config, ConfigDict
 
+from paca_mm.type_names import full_name
+
 from .tasks import Task
 from .walk import test_dataset, type_name, walk
 
@@ -21,6 +23,10 @@ def use_tta(cfg: Config, task: Task) -> None:
     wrapper = cfg.get('tta_model') or task.tta_model(cfg.model)
     dataset['pipeline'] = pipeline
     cfg.model = ConfigDict({**wrapper, 'module': cfg.model})
+    # The names of classes, not the classes: mmengine 0.10.7 writes no config that holds one.
+    for node in (cfg.model, *walk(dataset['pipeline'])):
+        if 'type' in node:
+            node['type'] = full_name(node)
 
 
 def _tell_classes(own: list[dict], pipeline: list[dict]) -> None:
