@@ -1,7 +1,7 @@
 """Faults of the files of a dataset, whatever the task."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 from paca_mm.errors import some_of
 
@@ -25,13 +25,18 @@ def absent_among(files: Iterable[str]) -> list[str]:
     return absent
 
 
-def check_present(files: Sequence[str], where: str, noun: str = 'images') -> Iterator[Fault]:
+def check_present(
+    files: Sequence[str], where: str, noun: str = 'images'
+) -> Generator[Fault, None, set[str]]:
     """The fault of files that are named and not there.
 
     Args:
         files: All that are named.
         where: What names them: a file, or the folder that they lie in.
         noun: What they are.
+
+    Returns:
+        Those that are not there, to ``yield from``.
     """
     if absent := absent_among(files):
         folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in absent])
@@ -47,6 +52,7 @@ def check_present(files: Sequence[str], where: str, noun: str = 'images') -> Ite
             count=len(absent),
             first=tuple(Offender(os.path.relpath(file, folder)) for file in absent[:FIRST]),
         )
+    return {*absent}
 
 
 def check_readable(

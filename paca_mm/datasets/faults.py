@@ -47,6 +47,11 @@ class Fault:
     first: tuple[Offender, ...] = ()
     fatal: bool = True
 
+    @property
+    def weight(self) -> str:
+        """``'error'`` or ``'warning'``."""
+        return 'error' if self.fatal else 'warning'
+
     def __str__(self) -> str:
         more = f' ... {self.count - len(self.first)} more' if self.count > len(self.first) else ''
         first = f'\n  first: {"; ".join(o.words for o in self.first)}{more}' if self.first else ''

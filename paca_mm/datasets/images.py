@@ -203,7 +203,6 @@ def _fault_for_opencv(path: str, kind: str, decode: bool) -> str | None:
 def broken_images(
     paths: Sequence[str],
     most: int = 5,
-    sample: int | None = None,
     decode: bool = False,
     loader: str | None = 'cv2',
 ) -> list[str]:
@@ -212,11 +211,9 @@ def broken_images(
     Args:
         paths: The files.
         most: Stop after so many.
-        sample: Look at so many of them only, drawn at random (a fixed draw).
         decode: Read all of each file, not its ends alone.
         loader: What they are going to be decoded with (see :func:`loader_of`).
     """
-    paths = a_sample(paths, sample)
     found: list[str] = []
     with ThreadPoolExecutor(16) as pool:
         faults = pool.map(partial(fault_of, decode=decode, loader=loader), paths)

@@ -7,7 +7,6 @@ What a dataset must be is its task's knowledge.
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -15,11 +14,10 @@ from mmengine.registry import init_default_scope
 
 from paca_mm.datasets.faults import Fault, raise_fatal
 from paca_mm.datasets.glance import Glance
-from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 
-from .data_checks import datasets_of
+from .data_checks import datasets_of, make_named_shapes
 from .distributed import is_first_of_machine, say
 from .tasks import Task, task_for
 from .walk import scope_name, type_name, walk, weights_of
@@ -49,8 +47,7 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
     for phase in phases:
         faults: list[Fault] = []
         for dataset, place in datasets_of(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
-            if Path(dataset.get('data_root') or '').is_relative_to(DEFAULT_DIR):
-                ensure_shapes(DEFAULT_DIR)
+            make_named_shapes(dataset)
             task.complete_dataset(cfg, dataset)
             if is_first_of_machine():  # the others would read the same files again
                 faults += task.check_dataset(cfg, dataset, place, Glance())

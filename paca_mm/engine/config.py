@@ -1,5 +1,6 @@
 """Configs as the tools take them: found or missed by name, and turned to the embedded dataset."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .data_checks import heads_of
 from .tasks import scope_of_model, task_for
 from .walk import leave_weights_out, type_name
 
-__all__ = ['configs', 'is_lazy', 'load_config', 'use_shapes']
+__all__ = ['configs', 'default_work_dir', 'is_lazy', 'load_config', 'use_shapes']
 
 
 def load_config(path: str, options: dict | None = None, shapes: bool = False) -> Config:
@@ -41,6 +42,11 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
     if options:
         cfg.merge_from_dict(options)
     return cfg
+
+
+def default_work_dir(config: str, shapes: bool) -> str:
+    """Where what is made with a config goes, if nobody says where."""
+    return os.path.join('work_dirs', Path(config).stem + ('_on_shapes' if shapes else ''))
 
 
 def is_lazy(file: Path) -> bool:

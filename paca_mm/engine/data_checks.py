@@ -12,6 +12,7 @@ from paca_mm.datasets.checks import check_readable
 from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.glance import Glance
 from paca_mm.datasets.images import loader_of
+from paca_mm.datasets.shapes import DEFAULT_DIR, ensure_shapes
 from paca_mm.errors import UserError, some_of
 from paca_mm.families import family_of
 
@@ -29,6 +30,12 @@ def datasets_of(node: Any, place: str) -> Iterator[tuple[dict, str]]:
             yield node, place
         for key in inner:
             yield from datasets_of(node[key], f'{place}.{key}')
+
+
+def make_named_shapes(dataset: Mapping) -> None:
+    """Make the embedded dataset where a dataset reads it and it is not there yet."""
+    if Path(dataset.get('data_root') or '').is_relative_to(DEFAULT_DIR):
+        ensure_shapes(DEFAULT_DIR)
 
 
 def path_in(dataset: Mapping, path: Any) -> str:

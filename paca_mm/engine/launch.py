@@ -18,7 +18,7 @@ from paca_mm.errors import UserError
 from paca_mm.paths import command_line
 
 from .checks import check_config
-from .config import load_config
+from .config import default_work_dir, load_config
 from .distributed import has_accelerator, prepare_cpu, say
 from .hooks import ThreadsHook
 from .loading import naming_files
@@ -87,8 +87,7 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        name = Path(args.config).stem + ('_on_shapes' if args.shapes else '')
-        cfg.work_dir = os.path.join('work_dirs', name)
+        cfg.work_dir = default_work_dir(args.config, args.shapes)
     task = task_for(cfg)
     check_config(cfg, [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None], task)
     for change in prepare_cpu(cfg, args.launcher):

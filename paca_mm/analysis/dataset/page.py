@@ -98,11 +98,11 @@ def _bars(counts: dict[str, int]) -> str:
 
 
 def _fault(fault: Fault) -> str:
-    weight = 'error' if fault.fatal else 'warning'
     figures = ''.join(map(_figure, fault.first))
     more = fault.count - len(fault.first)
     return (
-        f'<div class="fault {weight}"><p><b>{weight}: {escape(fault.kind)}</b> ({fault.count})</p>'
+        f'<div class="fault {fault.weight}">'
+        f'<p><b>{fault.weight}: {escape(fault.kind)}</b> ({fault.count})</p>'
         f'<p>{escape(fault.where)} {escape(fault.what)}</p>'
         f'<p class="cure">To fix it: {escape(fault.cure)}</p>'
         f'<div class="offenders">{figures}</div>'

@@ -55,12 +55,9 @@ def as_text(survey: Survey) -> str:
     faults = survey.all_faults()
     if faults:
         rows = [['fault', 'dataset', 'count', 'weight']]
-        rows += [
-            [fault.kind, place, str(fault.count), 'error' if fault.fatal else 'warning']
-            for place, fault in faults
-        ]
+        rows += [[fault.kind, place, str(fault.count), fault.weight] for place, fault in faults]
         parts.append(columns(rows))
-        parts += [f'{"error" if fault.fatal else "warning"}: {fault}' for _, fault in faults]
+        parts += [f'{fault.weight}: {fault}' for _, fault in faults]
     else:
         parts.append('no faults.')
     return '\n\n'.join(parts)

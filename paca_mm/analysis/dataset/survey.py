@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from paca_mm.datasets.faults import FIRST, Fault, Offender
 from paca_mm.datasets.images import loader_of
 from paca_mm.datasets.labels import Labelling
-from paca_mm.engine.data_checks import classes_of, datasets_of, made_lazily
+from paca_mm.engine.data_checks import classes_of, datasets_of, made_lazily, make_named_shapes
 from paca_mm.engine.tasks import Task, task_for
 from paca_mm.engine.walk import type_name
 from paca_mm.environment import require
@@ -143,6 +143,8 @@ def survey(
     found = list(_datasets(cfg, phases))
     if not found:
         raise UserError(f'{cfg.filename} has no datasets for {some_of(phases)}.')
+    for dataset, _ in found:
+        make_named_shapes(dataset)
     samples = {place: _samples(dataset) for dataset, place in found}
     jobs = [job for dataset, place in found for job in _jobs(dataset, samples[place] or [])]
     begin(len({*jobs}))

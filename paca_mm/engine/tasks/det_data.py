@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmengine.config import Config
 
 from paca_mm.datasets import coco
-from paca_mm.datasets.checks import absent_among, check_present, check_sizes
+from paca_mm.datasets.checks import check_present, check_sizes
 from paca_mm.datasets.faults import Fault
 from paca_mm.datasets.glance import Glance
 from paca_mm.errors import UserError, some_of
@@ -21,6 +21,7 @@ from ..data_checks import (
     check_num_classes,
     classes_of,
     is_dataset,
+    is_remote,
     made_lazily,
     path_in,
 )
@@ -32,13 +33,19 @@ from .base import Task
 def kind_of(dataset: Mapping) -> str:
     """``'coco'``, ``'listed'`` (the host reads it, quickly) or ``'other'``."""
     try:
-        from mmdet.datasets import BaseDetDataset, CocoDataset, LVISV1Dataset, XMLDataset
+        from mmdet.datasets import (
+            BaseDetDataset,
+            CocoDataset,
+            LVISV05Dataset,
+            LVISV1Dataset,
+            XMLDataset,
+        )
     except ImportError:
         return 'other'  # building the model says what is missing
     cls = dataset_class(dataset)
     if is_dataset(dataset, CocoDataset):
         # Panoptic files have an API of their own; a class of the user's may read anything.
-        readers = (CocoDataset, *LVISV1Dataset.__mro__[: LVISV1Dataset.__mro__.index(CocoDataset)])
+        readers = (CocoDataset, LVISV05Dataset, LVISV1Dataset)
         known = any(cls.load_data_list is reader.load_data_list for reader in readers)
         return 'coco' if known and 'panoptic' not in cls.COCOAPI.__name__.lower() else 'other'
     if cls is BaseDetDataset or is_dataset(dataset, XMLDataset):
@@ -69,8 +76,7 @@ def _check_other(
         check_num_classes(
             task.heads(cfg.model), classes, place, others=[len(things)] if things else []
         )
-    return
-    yield  # an iterator, as the others are
+    yield from ()
 
 
 def _check_listed(
@@ -94,8 +100,7 @@ def _check_listed(
     if not files:
         yield Fault('no-images', ann_file, 'lists no images.', 'name them in it.', fatal=True)
         return
-    yield from check_present(files, ann_file)
-    gone = {*absent_among(files)}
+    gone = yield from check_present(files, ann_file)
     labels = [i['bbox_label'] for sample in samples for i in sample.get('instances', ())]
     if not labels:
         yield Fault(
@@ -130,8 +135,6 @@ def _check_coco(
     uses = {coco.BOXES, *([coco.TRAINED] if train else ())}
     if _loads_masks(dataset):
         uses.add(coco.MASKS)
-    if not train:
-        uses |= _uses_of_metrics(cfg, f'{place.partition("_")[0]}_evaluator', None)
     faults = coco.faults_of(file, uses, folder)
     yield from faults
     if any(fault.kind.startswith('category-') and fault.fatal for fault in faults):
@@ -143,8 +146,7 @@ def _check_coco(
     empty = train and (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
     read = [image for image in file.images if image.objects or not empty]
     files = [os.path.join(folder, image.name) for image in read]
-    yield from check_present(files, ann_file)
-    gone = {*absent_among(files)}
+    gone = yield from check_present(files, ann_file)
     there = {name: image for name, image in zip(files, read, strict=True) if name not in gone}
     yield from check_images(list(there), dataset, place, glance)
     stated = {name: (int(i.width), int(i.height)) for name, i in there.items() if i.width}
@@ -186,25 +188,23 @@ def _metrics(cfg: Config, place: str) -> Iterator[Mapping]:
             yield evaluator
 
 
-def _uses_of_metrics(cfg: Config, place: str, ann_file: str | None) -> set[str]:
-    """What evaluators use a file for: those that name it, or that name none."""
+def _uses_of_metrics(cfg: Config, place: str, ann_file: str) -> set[str]:
+    """What the evaluators that name a file use it for."""
     uses = set()
     for evaluator in _metrics(cfg, place):
         if evaluator.get('ann_file') == ann_file:
             metric = evaluator.get('metric', 'bbox')
-            metric = [metric] if isinstance(metric, str) else metric
-            # Without a file, a metric makes one of what the pipeline has loaded.
-            uses |= {coco.METRIC} if ann_file else set()
-            uses |= {coco.METRIC_MASKS} if ann_file and 'segm' in metric else set()
-            if type_name(evaluator) == 'LVISMetric':
-                uses.discard(coco.METRIC)  # LVIS has no crowds
+            if 'segm' in ([metric] if isinstance(metric, str) else metric):
+                uses.add(coco.METRIC_MASKS)
+            if type_name(evaluator) != 'LVISMetric':  # LVIS has no crowds
+                uses.add(coco.METRIC)
     return uses
 
 
 def check_evaluators(task: Task, cfg: Config, place: str, dataset: dict) -> Iterator[Fault]:
     """The files that evaluators name: what they hold, and whether their classes are the dataset's."""
     for evaluator in walk(cfg.get(place)):
-        if not evaluator.get('ann_file') or is_remote_file(evaluator):
+        if not evaluator.get('ann_file') or is_remote(evaluator):
             continue
         task.require_path(evaluator['ann_file'], 'annotation file', f'{place}.ann_file', dataset)
     if kind_of(dataset) != 'coco':
@@ -223,11 +223,6 @@ def check_evaluators(task: Task, cfg: Config, place: str, dataset: dict) -> Iter
                 )
             if fault := coco.order_fault(file, classes, f'the dataset of {place}'):
                 yield fault
-
-
-def is_remote_file(node: Mapping) -> bool:
-    """Whether a file is read from a server."""
-    return (node.get('backend_args') or {}).get('backend', 'local') != 'local'
 
 
 CHECKS: Mapping[str, Callable[[Task, Config, dict, str, Glance], Iterator[Fault]]] = {
