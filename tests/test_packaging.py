@@ -94,7 +94,7 @@ def files_of(folder, pattern='*'):
     return {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / folder).rglob(pattern)
-        if path.is_file() and not {'__pycache__', '.mim'} & set(path.parts)
+        if path.is_file() and not {'__pycache__', '.mim', '_build'} & set(path.parts)
     }
 
 
