@@ -104,8 +104,7 @@ def look_into(path: str, tell: Callable[[str], None] = lambda text: None) -> Coc
 def _look(path: str) -> dict[str, Any]:
     with _without_gc():
         try:
-            with open(path, 'rb') as file:
-                content = json.load(file)
+            content = _parsed(path)
             lists = [content.get('images'), content.get('categories')]
             lists.append(content.get('annotations', []))
             for name, entries in zip(('images', 'categories', 'annotations'), lists, strict=True):
@@ -134,6 +133,21 @@ def _look(path: str) -> dict[str, Any]:
         'usable': sum(objects.values()),
         'tally': tally.as_dict(),
     }
+
+
+def _parsed(path: str) -> Any:
+    """The content of a JSON file; by orjson where that is installed, in half of the time.
+
+    It refuses what JSON has no word for (NaN, Infinity) and Python's own reads: then that one does.
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    try:
+        import orjson
+
+        return orjson.loads(content)
+    except (ImportError, ValueError):
+        return json.loads(content)
 
 
 @contextmanager
