@@ -44,6 +44,9 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(_DOOMED, [])
         interim = info.get(_INTERIM, ())
         self._interim = {name: _identity(os.path.join(self.out_dir, name)) for name in interim}
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                _note_exchanges(hook)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
         """Save the best one; write the checkpoint of this step again, with what was measured."""
@@ -160,15 +163,28 @@ def save_now(runner: Any, reason: str, validating: bool = False) -> str:
 
 @contextmanager
 def _own_weights(runner: Any, validating: bool) -> Iterator[None]:
-    """The model with the weights that it trains: while it is validated, it has averaged ones."""
-    averaging = [h for h in runner.hooks if validating and isinstance(h, EMAHook)]
-    for hook in averaging:
+    """The model with the weights that it trains: while it is validated, it may have averaged ones."""
+    averaging = [h for h in runner.hooks if isinstance(h, EMAHook)]
+    exchanged = [h for h in averaging if getattr(h, 'exchanged', validating)]
+    for hook in exchanged:
         hook._swap_ema_parameters()
     try:
         yield
     finally:
-        for hook in averaging:
+        for hook in exchanged:
             hook._swap_ema_parameters()
+
+
+def _note_exchanges(hook: Any) -> None:
+    """Let a hook know whether the model has its averages; mmpretrain's evaluates both in turn."""
+    exchange = hook._swap_ema_parameters
+    hook.exchanged = False
+
+    def noted() -> None:
+        exchange()
+        hook.exchanged = not hook.exchanged
+
+    hook._swap_ema_parameters = noted
 
 
 def _identity(path: str) -> list[int] | None:
