@@ -44,6 +44,10 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(_DOOMED, [])
         interim = info.get(_INTERIM, ())
         self._interim = {name: _identity(os.path.join(self.out_dir, name)) for name in interim}
+        step = runner.epoch if self.by_epoch else runner.iter
+        resumed = os.path.join(self.out_dir, self.filename_tmpl.format(step))
+        if runner._resume and os.path.abspath(runner._load_from or '') == os.path.abspath(resumed):
+            self.last_ckpt, self._written_at = resumed, runner.iter
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 _note_exchanges(hook)
@@ -193,4 +197,4 @@ def _identity(path: str) -> list[int] | None:
         found = os.stat(path)
     except OSError:
         return None
-    return [found.st_ino, found.st_size, found.st_mtime_ns]
+    return [found.st_ino, found.st_size, found.st_ctime_ns]  # a copy keeps mtime, not ctime

@@ -7,6 +7,8 @@ from typing import Any
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from paca_mm.checkpoint.load import unwrapped
+
 from .loading import with_pipeline
 from .seeds import SeededBatches
 
@@ -46,12 +48,12 @@ class Place:
             workers=loop.dataloader.num_workers,
         )
 
-    def go_on(self, record: Mapping[str, int] | None) -> None:
-        """Go on behind a checkpoint's last step; to be called where its counts are restored.
+    def go_on(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on behind a checkpoint's last step, with the validation that was due.
 
-        Args:
-            record: What :meth:`record` said when it was written; None if another runner wrote it.
+        To be called where the counts of the train loop are restored, before it runs.
         """
+        record = checkpoint['meta'].get('data')  # None: another runner wrote it
         loop, batches = self._runner.train_loop, self._batches()
         iterations = isinstance(loop, IterBasedTrainLoop)
         done = loop.iter if iterations else 0
@@ -82,6 +84,10 @@ class Place:
                         'without: the first images are not those of an uninterrupted run'
                     )
         if self._validation_is_due():
+            hub = self._runner.message_hub
+            for name in ('epoch', 'iter'):  # which mmengine sets with the next step
+                if name in (then := checkpoint['message_hub']['runtime_info']):
+                    hub.update_info(name, then[name])
             self._runner.logger.info('Validating first, which the interrupted run did not.')
             self._runner.val_loop.run()
 
@@ -173,3 +179,28 @@ class Place:
         loop._decide_current_val_interval()
         planned = at >= max(loop.val_begin, 1) and (at % loop.val_interval == 0 or at == last)
         return planned and runner.message_hub.runtime_info.get(VALIDATED) != loop.iter
+
+
+def keep_gradients(runner: Any, checkpoint: dict[str, Any]) -> None:
+    """Put the sums of an unfinished accumulation (``accumulative_counts``) into a checkpoint.
+
+    Of one process: each of several has sums of its own, and mmengine warns where a run is resumed.
+    """
+    unfinished = not getattr(runner.optim_wrapper, 'should_update', lambda: True)()
+    if unfinished and 'optimizer' in checkpoint and get_world_size() == 1:
+        checkpoint['gradients'] = {
+            name: weight.grad.cpu()
+            for name, weight in unwrapped(runner.model).named_parameters()
+            if weight.grad is not None
+        }
+
+
+def restore_gradients(runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Go on with the sums of an unfinished accumulation."""
+    kept = checkpoint.get('gradients')
+    if not kept or get_world_size() > 1:
+        return
+    for name, weight in unwrapped(runner.model).named_parameters():
+        if name in kept:
+            weight.grad = kept[name].to(weight)
+    runner.logger.info('The gradients summed before are taken over: none of an iteration is lost.')

@@ -19,7 +19,7 @@ from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
-from .resume import VALIDATED, Place
+from .resume import VALIDATED, Place, keep_gradients, restore_gradients
 from .seeds import seed_generators, seeding
 
 
@@ -42,7 +42,7 @@ class SafeRunner(Runner):
 
     model: Any
     _place: Place | None = None  # in the data, once there is a train loop
-    _resumed: dict[str, Any] | None = None  # the checkpoint's meta
+    _resumed: dict[str, Any] | None = None  # the checkpoint, until its place is found
     _needs_all = False
     _read: tuple[str, Any] | None = None
     skipped: SkippedFiles | None = None
@@ -126,7 +126,7 @@ class SafeRunner(Runner):
         self.logger.info(fitted.load(checkpoint['state_dict']))
         self._has_loaded = True
         if self._resume:
-            self._resumed = checkpoint['meta']
+            self._resumed = checkpoint
         return checkpoint
 
     def take(self, filename: str, content: Any) -> None:
@@ -188,6 +188,8 @@ class SafeRunner(Runner):
                 broadcast(buffer)  # of the process that saves
         if fn_name == 'after_val_epoch' and self._place:
             self.message_hub.update_info(VALIDATED, self.iter)
+        if fn_name == 'before_save_checkpoint':
+            keep_gradients(self, kwargs['checkpoint'])
         if fn_name == 'before_run':
             self._before_run(kwargs)
         else:
@@ -197,8 +199,9 @@ class SafeRunner(Runner):
 
     def _keep_place(self, place: Place, fn_name: str) -> None:
         if fn_name == 'before_train' and self._resumed is not None:
-            place.go_on(self._resumed.get('data'))
-            self._resumed = None
+            checkpoint, self._resumed = self._resumed, None
+            restore_gradients(self, checkpoint)
+            place.go_on(checkpoint)
         elif fn_name == 'before_train_epoch':
             place.enter_epoch()
         elif fn_name == 'after_train_epoch':

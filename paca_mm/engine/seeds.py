@@ -98,8 +98,8 @@ class SeededBatches:
 
     @property
     def size(self) -> int:
-        """The number of samples in a batch that is full."""
-        size = getattr(self.batches, 'batch_size', 1)
+        """The number of samples in a batch that is full; more, where its sampler does not tell."""
+        size = getattr(self.batches, 'batch_size', 2**16)
         return size if isinstance(size, int) else sum(size)
 
     def __iter__(self) -> Iterator[SeededBatch]:
