@@ -69,7 +69,10 @@ class Place:
                 'begins anew, and the count of iterations is not a multiple of its length'
             )
         if done and batches is None:
-            self._warn('these data have no numbers (a stream, or no batches): they begin anew')
+            self._warn(
+                'these data have no numbers (a stream, or no batches), so what comes next is not '
+                'what an uninterrupted run would see'
+            )
         elif iterations:
             self._began = loop.iter - done
             if done:
