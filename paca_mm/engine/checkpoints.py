@@ -124,9 +124,11 @@ def save_now(runner: Any, reason: str, validating: bool = False) -> str:
     """Write a checkpoint of the present step, because the run has to stop.
 
     To be called by all processes, from a hook's ``after_train_iter``, where the step is complete, or
-    from its ``after_val_iter``. The file, ``iter_N.pth`` for N complete iterations, is what
-    ``--resume`` goes on from, in the middle of an epoch too. No other file is removed for it, and
-    the first regular checkpoint of a :class:`SafeCheckpointHook` afterwards removes it.
+    from its ``after_val_iter``; the hook's priority is below that of checkpoints, ``VERY_LOW``.
+
+    The file, ``iter_N.pth`` for N complete iterations, is what ``--resume`` goes on from, in the
+    middle of an epoch too. No other file is removed for it, and the first regular checkpoint of a
+    :class:`SafeCheckpointHook` afterwards removes it.
 
     Args:
         runner: Of any kind; only a :class:`~paca_mm.engine.runner.SafeRunner` goes on in mid-epoch.

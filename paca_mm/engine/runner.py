@@ -150,21 +150,27 @@ class SafeRunner(Runner):
         return super().val()
 
     def train(self) -> Any:
-        """Train; where a run is resumed, with the seed of its checkpoint, from the beginning on."""
+        """Train; ``resume=True`` without ``load_from`` goes on from the newest good checkpoint."""
+        if self._resume and self._load_from is None:
+            self._find_newest()
         if self._resume:
-            self._prepare_resuming()
+            self._keep_seed()
         return super().train()
 
-    def _prepare_resuming(self) -> None:
-        """Read the checkpoint, before data loaders are built that would draw by another seed."""
-        if self._load_from is None:
-            latest = read_latest(self.work_dir)
-            if latest is None:
-                self._resume = False
-                self.logger.info(f'Nothing to resume in {self.work_dir}: starting anew.')
-                return
+    def _find_newest(self) -> None:
+        latest = read_latest(self.work_dir)
+        if latest is None:
+            self._resume = False
+            self.logger.info(f'Nothing to resume in {self.work_dir}: starting from the beginning.')
+        else:
             self._load_from = str(latest[0])
             self.take(*latest)
+
+    def _keep_seed(self) -> None:
+        """Take the seed of the checkpoint before data loaders are built, which draw by it.
+
+        mmengine takes it over later, when the order of the data is drawn.
+        """
         name, content = self._read or ('', None)
         if name != os.path.abspath(self._load_from):
             content = read_checkpoint(self._load_from)
