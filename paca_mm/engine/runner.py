@@ -188,7 +188,8 @@ class SafeRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call the hooks, with the random numbers of the step in place, and keep count of the data."""
         if fn_name in ('before_train_epoch', 'before_train_iter', 'before_val'):
-            seed_generators(fn_name, self.seed, self.iter, devices=True)
+            number = self.iter if self._place else 0  # which would build a train loop
+            seed_generators(fn_name, self.seed, number, devices=True)
         if fn_name == 'before_val' and get_world_size() > 1:
             for buffer in self.model.buffers():
                 broadcast(buffer)  # of the process that saves

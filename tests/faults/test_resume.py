@@ -190,7 +190,9 @@ def straight(tmp_path_factory):
 # ---- to the bit
 
 
-@pytest.mark.parametrize(('workers', 'persistent'), [(0, False), (1, True), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ('step', 'workers', 'persistent'), [(4, 0, False), (4, 2, True), (6, 1, True), (6, 2, False)]
+)
 @pytest.mark.parametrize(
     ('loop', 'sampler'),
     [
@@ -199,7 +201,6 @@ def straight(tmp_path_factory):
         ('iteration', 'DefaultSampler'),
     ],
 )
-@pytest.mark.parametrize('step', [4, 6])
 def test_a_resumed_run_is_the_uninterrupted_one(
     straight, tmp_path, loop, sampler, step, workers, persistent
 ):
