@@ -139,7 +139,7 @@ def save_now(runner: Any, reason: str, validating: bool = False) -> str:
     Returns:
         The path; of the regular checkpoint where one of this very step stands.
     """
-    hook = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+    hook: Any = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
     done = runner.iter if validating else runner.iter + 1
     safe = isinstance(hook, SafeCheckpointHook)
     if safe and hook._written_at == done:

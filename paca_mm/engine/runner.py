@@ -129,7 +129,7 @@ class SafeRunner(Runner):
             self._resumed = checkpoint
         return checkpoint
 
-    def take(self, filename: str, content: Any) -> None:
+    def take(self, filename: str | os.PathLike, content: Any) -> None:
         """Take over what was read of a checkpoint on the CPU, so that it is not read again."""
         self._read = (os.path.abspath(filename), content)
 
