@@ -22,6 +22,7 @@ from .config import default_work_dir, load_config
 from .distributed import has_accelerator, prepare_cpu, say
 from .hooks import ThreadsHook
 from .loading import naming_files
+from .resume import VALIDATED
 from .runner import SafeRunner
 from .tasks import Task, task_for
 from .tta import use_tta
@@ -177,7 +178,9 @@ def _closing_summary(metrics: dict[str, Any], seconds: float, lines: Sequence[st
 
 
 def _last_metrics(runner: Runner) -> dict[str, Any]:
-    """The metrics of the last validation."""
+    """The metrics of the final weights; none where the last validation was of earlier ones."""
+    if runner.message_hub.runtime_info.get(VALIDATED, runner.iter) != runner.iter:
+        return {}
     return {
         name.removeprefix('val/'): float(buffer.current())
         for name, buffer in runner.message_hub.log_scalars.items()

@@ -125,7 +125,7 @@ class NamesFile:
 
 def naming_files(loader: DataLoader) -> DataLoader:
     """Let the pipelines of a loader's datasets name files that cannot be read; returns the loader."""
-    for dataset in _with_pipeline(loader.dataset):
+    for dataset in with_pipeline(loader.dataset):
         if not isinstance(dataset.pipeline, NamesFile):
             dataset.pipeline = NamesFile(dataset.pipeline)
     return loader
@@ -138,17 +138,17 @@ def skipping_files(loader: DataLoader, most: int = MAX_SKIPPED) -> SkippedFiles:
     or that is tested on, goes on to stop at the first.
     """
     skipped = SkippedFiles(most)
-    for dataset in _with_pipeline(naming_files(loader).dataset):
+    for dataset in with_pipeline(naming_files(loader).dataset):
         if isinstance(dataset, BaseDataset) and not dataset.test_mode:
             dataset.pipeline.skipped = skipped
     return skipped
 
 
-def _with_pipeline(dataset: Any) -> Iterable[Any]:
+def with_pipeline(dataset: Any) -> Iterable[Any]:
     """The datasets that read files, below their wrappers."""
     inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
     if inner:
         for child in inner:
-            yield from _with_pipeline(child)
+            yield from with_pipeline(child)
     elif callable(getattr(dataset, 'pipeline', None)):
         yield dataset

@@ -1,11 +1,9 @@
 """mmengine's Runner, which never loses what it saved and never runs what it loads."""
 
 import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import broadcast, get_world_size
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -13,6 +11,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
+from paca_mm.checkpoint.latest import read_latest
 from paca_mm.checkpoint.load import fit_whole, unwrapped
 from paca_mm.errors import UserError
 from paca_mm.files import move_into_place
@@ -20,6 +19,8 @@ from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
+from .resume import VALIDATED, Place, keep_gradients, restore_gradients
+from .seeds import seed_generators, seeding
 
 
 @RUNNERS.register_module()
@@ -28,9 +29,10 @@ class SafeRunner(Runner):
 
     * A checkpoint appears under its name only when it is complete, so a kill while saving leaves the
       one before it.
-    * It carries the state of the random number generators: a resumed run of one process goes on with
-      the numbers that the killed one would have had, to the bit where ``num_workers=0``. (Workers
-      may draw other crops and flips; the order of the images stays.)
+    * A resumed run goes on with the very numbers that the killed one would have had, from any step:
+      what is drawn depends on the run's seed and the number of the sample or step, not on what was
+      drawn before (see :mod:`.seeds`), whatever the number of workers. It goes on in the middle of an
+      epoch, and begins with the validation that was due. Its seed is the checkpoint's.
     * What is validated is what is saved, also where every process has BatchNorm statistics of its own.
     * A file that cannot be read while training is named and another image takes its place, for at most
       ``max_skipped`` files (10 by default); then the run stops with the list.
@@ -39,7 +41,8 @@ class SafeRunner(Runner):
     """
 
     model: Any
-    _random_state: dict | None = None
+    _place: Place | None = None  # in the data, once there is a train loop
+    _resumed: dict[str, Any] | None = None  # the checkpoint, until its place is found
     _needs_all = False
     _read: tuple[str, Any] | None = None
     skipped: SkippedFiles | None = None
@@ -56,20 +59,16 @@ class SafeRunner(Runner):
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """As the base class; a file that cannot be read is named, and iterators draw no seeds from
-        the model's numbers.
-
-        They would with every validation, which a run that is resumed behind it does not repeat.
-        """
+        """As the base class; a file that cannot be read is named, every sample has its own numbers."""
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if loader.generator is None:
-            loader.generator = torch.Generator().manual_seed(seed or 0)
-        return naming_files(loader)
+        return naming_files(seeding(loader, seed or 0))
 
     def build_train_loop(self, loop: Any) -> Any:
         """As the base class; up to ``max_skipped`` files that cannot be read are passed over."""
         built: Any = super().build_train_loop(loop)
         self.skipped = skipping_files(built.dataloader, self.cfg.get('max_skipped', MAX_SKIPPED))
+        self._train_loop = built
+        self._place = Place(self)
         return built
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: Any) -> Any:
@@ -86,9 +85,12 @@ class SafeRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
-        """Save atomically, with the random state in ``meta``; see the base class."""
+        """Save atomically, with the place in the data in ``meta``; see the base class."""
         meta = {} if meta is None else meta
-        meta['random_state'] = _get_random_state()
+        if self._place:
+            by_epoch = kwargs.get('by_epoch', True)
+            epoch = meta.get('epoch', self.epoch + by_epoch)
+            meta['data'] = self._place.record(epoch, meta.get('iter', self.iter + (not by_epoch)))
         local = '://' not in str(out_dir) and not kwargs.get('backend_args')
         part = f'.{filename}.part' if local else filename
         super().save_checkpoint(out_dir, part, *args, meta=meta, **kwargs)
@@ -124,10 +126,10 @@ class SafeRunner(Runner):
         self.logger.info(fitted.load(checkpoint['state_dict']))
         self._has_loaded = True
         if self._resume:
-            self._random_state = checkpoint.get('meta', {}).get('random_state')
+            self._resumed = checkpoint
         return checkpoint
 
-    def take(self, filename: str, content: Any) -> None:
+    def take(self, filename: str | os.PathLike, content: Any) -> None:
         """Take over what was read of a checkpoint on the CPU, so that it is not read again."""
         self._read = (os.path.abspath(filename), content)
 
@@ -147,19 +149,70 @@ class SafeRunner(Runner):
         self._needs_all = True
         return super().val()
 
+    def train(self) -> Any:
+        """Train; ``resume=True`` without ``load_from`` goes on from the newest good checkpoint."""
+        if self._resume and self._load_from is None:
+            self._find_newest()
+        if self._resume:
+            self._keep_seed()
+        return super().train()
+
+    def _find_newest(self) -> None:
+        latest = read_latest(self.work_dir)
+        if latest is None:
+            self._resume = False
+            self.logger.info(f'Nothing to resume in {self.work_dir}: starting from the beginning.')
+        else:
+            self._load_from = str(latest[0])
+            self.take(*latest)
+
+    def _keep_seed(self) -> None:
+        """Take the seed of the checkpoint before data loaders are built, which draw by it.
+
+        mmengine takes it over later, when the order of the data is drawn.
+        """
+        name, content = self._read or ('', None)
+        if name != os.path.abspath(self._load_from):
+            content = read_checkpoint(self._load_from)
+            self.take(self._load_from, content)
+        meta = content.get('meta') if isinstance(content, Mapping) else None
+        seed = meta.get('seed') if isinstance(meta, Mapping) else None
+        given = self._randomness_cfg.get('seed')
+        if seed is None or seed == given:
+            return
+        if given is not None:
+            self.logger.warning(f'resuming: the seed stays {seed}, not {given} as in the config.')
+        self._randomness_cfg['seed'] = seed
+        self.set_randomness(**self._randomness_cfg)
+
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call the hooks; put the resumed random state and the validated statistics in place."""
+        """Call the hooks, with the random numbers of the step in place, and keep count of the data."""
+        if fn_name in ('before_train_epoch', 'before_train_iter', 'before_val'):
+            number = self.iter if self._place else 0  # which would build a train loop
+            seed_generators(fn_name, self.seed, number, devices=True)
         if fn_name == 'before_val' and get_world_size() > 1:
             for buffer in self.model.buffers():
                 broadcast(buffer)  # of the process that saves
+        if fn_name == 'after_val_epoch' and self._place:
+            self.message_hub.update_info(VALIDATED, self.iter)
+        if fn_name == 'before_save_checkpoint':
+            keep_gradients(self, kwargs['checkpoint'])
         if fn_name == 'before_run':
             self._before_run(kwargs)
         else:
             super().call_hook(fn_name, **kwargs)
-        if fn_name == 'before_train' and self._random_state is not None:
-            if get_world_size() == 1:
-                self._restore(self._random_state)
-            self._random_state = None
+        if self._place:
+            self._keep_place(self._place, fn_name)
+
+    def _keep_place(self, place: Place, fn_name: str) -> None:
+        if fn_name == 'before_train' and self._resumed is not None:
+            checkpoint, self._resumed = self._resumed, None
+            restore_gradients(self, checkpoint)
+            place.go_on(checkpoint)
+        elif fn_name == 'before_train_epoch':
+            place.enter_epoch()
+        elif fn_name == 'after_train_epoch':
+            place.leave_epoch()
 
     def _before_run(self, kwargs: dict[str, Any]) -> None:
         """Call the hooks; those that keep the model (EMA) are shown it without augmentation around it.
@@ -175,14 +228,6 @@ class SafeRunner(Runner):
             if self.model is inner:
                 self.model = around
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        _set_random_state(state)
-        loop: Any = self.train_loop
-        batches = getattr(loop, 'dataloader_iterator', None)
-        # Classic mmengine loads what was trained on once more, and the pipeline draws.
-        if batches is not None and not hasattr(batches, 'skip_iter'):
-            loop.dataloader_iterator = _restored_behind(batches, loop.iter, state)
-
 
 def _as_mmengine_saves(content: Any) -> dict[str, Any]:
     """What a checkpoint holds beside weights, be it bare, of other names, or mmengine's own.
@@ -191,34 +236,3 @@ def _as_mmengine_saves(content: Any) -> dict[str, Any]:
     """
     others = {k: v for k, v in content.items() if not isinstance(v, torch.Tensor)}
     return {'meta': {}, **{k: v for k, v in others.items() if k != 'ema_state_dict'}}
-
-
-def _restored_behind(batches: Any, count: int, state: dict[str, Any]) -> Iterator[Any]:
-    """The batches; the random state is put in place behind the first ``count``."""
-    for _ in range(count):
-        yield next(batches)
-    _set_random_state(state)
-    while True:
-        yield next(batches)
-
-
-def _get_random_state() -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state()
-    name, keys, *rest = numpy_state
-    state = {
-        'torch': torch.get_rng_state(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        'python': random.getstate(),
-    }
-    if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state['torch'].cpu())
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    random.setstate(state['python'])
-    if 'cuda' in state and len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])

@@ -147,10 +147,9 @@ def test_old_checkpoints_go_only_after_the_new_one_stands(straight, folder, monk
 
     monkeypatch.setattr(mmengine_runner, 'save_checkpoint', spy)
     assert run('train', 'tiny.py', '--work-dir', 'order') == 0
-    assert seen[-1] == [
-        'epoch_1.pth',
-        'epoch_2.pth',
-    ]  # both are still there while the third is written
+    # Both are still there while the third is written, for the first time and behind its validation.
+    assert seen[2] == ['epoch_1.pth', 'epoch_2.pth']
+    assert seen[3:] == [['epoch_2.pth', 'epoch_3.pth']]
 
 
 @pytest.mark.slow
