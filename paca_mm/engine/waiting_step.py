@@ -1,6 +1,6 @@
 """An optimizer's step that waits until somebody has looked at the loss and the gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ class WaitingStep(OptimWrapper):
 
     verdict: Tensor | None
     losses: list[Tensor]
+    _own_step: Callable[..., None]
     _step: dict[str, Any]
     _zero_grad: dict[str, Any]
     _overflows: int
@@ -34,9 +35,11 @@ class WaitingStep(OptimWrapper):
     def install(cls, wrapper: OptimWrapper) -> 'WaitingStep':
         """Let a wrapper, of whatever class, be one of these too."""
         if not isinstance(wrapper, cls):
-            kind = type(wrapper)
+            kind, own_step = type(wrapper), wrapper.step
+            vars(wrapper).pop('step', None)  # a scheduler puts its counter around it, on the object
             wrapper.__class__ = type(kind.__name__, (cls, kind), {})
             assert isinstance(wrapper, cls)
+            wrapper._own_step = own_step
             if hasattr(wrapper, 'loss_scaler'):  # which may leave a step out by itself
                 wrapper.optimizer.register_step_post_hook(wrapper._note_step)
         wrapper._overflows = 0
@@ -75,6 +78,8 @@ class WaitingStep(OptimWrapper):
         all_reduce(self.verdict)
         self._step = kwargs
 
+    vars()['step']._with_counter = True  # to schedulers: those that take part in it are counted
+
     def zero_grad(self, **kwargs: Any) -> None:
         """As the base class, but behind a step that waits."""
         if self.verdict is None:
@@ -85,7 +90,7 @@ class WaitingStep(OptimWrapper):
     def take(self) -> None:
         """Take the step that waits."""
         self._stepped = False
-        super().step(**self._step)
+        self._own_step(**self._step)
         if hasattr(self, 'loss_scaler'):
             self._overflows = 0 if self._stepped else self._overflows + 1
         self.leave_out()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.finite import not_finite
+from paca_mm.engine import waiting_step
 from paca_mm.engine.finite import FiniteHook
 from paca_mm.errors import UserError
 
@@ -48,6 +49,19 @@ class Toy(BaseModel):
         return {'loss': loss, 'acc': torch.tensor(0.5)}
 
 
+FAULTS = {
+    'image': 'the image itself: 6.png',
+    'loss nan': 'the loss: loss',
+    'loss inf': 'the loss: loss',
+    'gradient nan': 'the gradient of head.weight',
+    'gradient inf': 'the gradient of head.weight',
+}
+WRAPPERS = {
+    'adamw': dict(optimizer=dict(type='AdamW', lr=0.01)),
+    'momentum': dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0)),
+}
+
+
 def samples(faults, batch=2):
     """Batches of a dataset, ``faults`` by the number of the batch."""
     numbers = torch.Generator().manual_seed(1)
@@ -69,21 +83,22 @@ def collate(found):
     }
 
 
-def train(folder, faults=None, leave_out=(), hook=None, wrapper=None, hooks=(), runs=6, **more):
+def train(folder, faults=None, leave_out=(), hook=None, wrapper=None, hooks=(), runs=6,
+          checkpoint='CheckpointHook', **more):  # fmt: skip
     """Train a toy on six batches of two; returns the runner."""
     data = samples(faults or {})
     data = [s for i, s in enumerate(data) if i // 2 not in leave_out]
-    finite = hook if isinstance(hook, FiniteHook) else FiniteHook(**(hook or {}))
+    model = Toy()
     runner = Runner(
-        Toy(),
+        model,
         work_dir=str(folder),
         train_dataloader=DataLoader(data, batch_size=2, collate_fn=collate),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=runs - len(leave_out)),
-        optim_wrapper=wrapper or dict(optimizer=dict(type='AdamW', lr=0.01)),
+        optim_wrapper=wrapper(model) if callable(wrapper) else wrapper or WRAPPERS['adamw'],
         default_hooks=dict(
-            finite=finite,
+            finite=dict(type='paca_mm.FiniteHook', **(hook or {})),
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False, max_keep_ckpts=2),
+            checkpoint=dict(interval=2, by_epoch=False, max_keep_ckpts=2, type=checkpoint),
         ),
         custom_hooks=list(hooks),
         log_processor=dict(by_epoch=False),
@@ -113,19 +128,6 @@ def assert_same(one, other):
         torch.testing.assert_close(value, other[key], rtol=0, atol=0, msg=key)
 
 
-FAULTS = {
-    'image': 'the image itself: 6.png',
-    'loss nan': 'the loss: loss',
-    'loss inf': 'the loss: loss',
-    'gradient nan': 'the gradient of head.weight',
-    'gradient inf': 'the gradient of head.weight',
-}
-WRAPPERS = {
-    'adamw': dict(optimizer=dict(type='AdamW', lr=0.01)),
-    'momentum': dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0)),
-}
-
-
 @pytest.mark.parametrize('wrapper', WRAPPERS)
 @pytest.mark.parametrize('fault', FAULTS)
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, fault, wrapper, capfd):
@@ -142,3 +144,136 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, fault, wra
     expected = train(tmp_path / 'b', leave_out=[3], **options)
     assert_same(state_of(runner), state_of(expected))
     assert not not_finite(state_of(runner))
+
+
+def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path, capfd):
+    """The batch of the two that went wrong is named, and it alone."""
+    wrapper = dict(
+        type='OptimWrapper',
+        accumulative_counts=2,
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
+    )
+    runner = train(tmp_path / 'a', {2: 'loss nan'}, wrapper=wrapper)
+    said = capfd.readouterr().out
+    assert 'images: 4.png, 5.png\n' in said
+    expected = train(tmp_path / 'b', leave_out=[2, 3], wrapper=wrapper)
+    assert_same(state_of(runner), state_of(expected))
+
+
+@pytest.mark.parametrize(
+    ('hook', 'message'),
+    [
+        (dict(max_in_a_row=2), '3 steps in a row are not finite'),
+        (dict(max_in_all=1), '2 steps are not finite'),
+        (dict(policy='stop'), "a step is not finite, and policy='stop'"),
+    ],
+)
+def test_a_training_that_goes_on_being_wrong_stops(tmp_path, hook, message):
+    with pytest.raises(UserError, match=message) as error:
+        train(tmp_path, {2: 'loss nan', 3: 'loss inf', 4: 'gradient nan'}, hook=hook)
+    assert 'most often the learning rate is too high (0.01 now)' in str(error.value)
+    assert 'the checkpoints are good: --resume goes on from the last.' in str(error.value)
+    assert not not_finite(read_checkpoint(tmp_path / 'iter_2.pth')['state_dict'])
+
+
+@pytest.mark.parametrize('rate', [1e12, 1e38])
+def test_a_learning_rate_that_is_much_too_high_is_named(tmp_path, rate):
+    """It goes wrong in the step after, or in the weights at once."""
+    wrapper = dict(optimizer=dict(type='SGD', lr=rate))
+    with pytest.raises(UserError, match='learning rate is too high') as error:
+        train(tmp_path, runs=6, wrapper=wrapper, hook=dict(max_in_a_row=2))
+    assert f'({rate:g} now)' in str(error.value)
+    for file in tmp_path.glob('*.pth'):
+        assert not not_finite(read_checkpoint(file)['state_dict'])
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """Somebody's own hook ruins them; the two checkpoints that there are stay."""
+
+    class Ruins(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 5:
+                with torch.no_grad():
+                    runner.model.head.weight[0, 0] = math.inf
+
+    with pytest.raises(UserError, match=r'iteration 6 the weights themselves .*head\.weight'):
+        train(tmp_path, hooks=[Ruins()], checkpoint='paca_mm.SafeCheckpointHook')
+    assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
+
+
+def test_rolling_back_goes_to_the_last_checkpoint(tmp_path, capfd):
+    """With its weights, optimizer and averages; the learning rate stays that of now."""
+    options = dict(
+        hooks=[dict(type='EMAHook')],
+        param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6)],
+    )
+    train(tmp_path / 'a', {4: 'loss nan'}, hook=dict(policy='rollback'), runs=5, **options)
+    said = capfd.readouterr().out
+    assert 'it is left out, and the weights are again those of' in said
+    assert 'a/iter_4.pth (1 in a row' in said
+    back, before = (read_checkpoint(tmp_path / f'a/iter_{i}.pth') for i in (5, 4))
+    for part in ('state_dict', 'ema_state_dict'):
+        assert_same(back[part], before[part])
+    moments = (saved['optimizer']['state'] for saved in (back, before))
+    for one, other in zip(*(m.values() for m in moments), strict=True):
+        assert_same(one, other)
+    rates = [saved['optimizer']['param_groups'][0]['lr'] for saved in (back, before)]
+    assert rates[0] > rates[1]
+
+
+def test_rolling_back_needs_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match='no checkpoint yet to go back to'):
+        train(tmp_path, {0: 'loss nan'}, hook=dict(policy='rollback'))
+
+
+def test_a_policy_that_there_is_not():
+    with pytest.raises(UserError, match="policy='skipp'; did you mean skip?"):
+        FiniteHook(policy='skipp')
+
+
+class OnCpu(AmpOptimWrapper):
+    """mmengine's, which wants a GPU."""
+
+    def __init__(self, optimizer, scale):
+        OptimWrapper.__init__(self, optimizer)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale, growth_interval=2)
+        self._scale_update_param = None
+        self.cast_dtype = torch.bfloat16
+
+
+def mixed(scale):
+    return lambda model: OnCpu(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), scale)
+
+
+needs_scaler = pytest.mark.skipif(
+    not hasattr(torch.amp, 'GradScaler'), reason='torch scales on a CPU since 2.3'
+)
+
+
+@needs_scaler
+def test_an_overflow_of_mixed_precision_is_no_fault(tmp_path, capfd):
+    """The scaler's first steps overflow: that does not count. A loss that is NaN does, and the scaler
+    does not hear of it.
+    """
+    runner = train(tmp_path / 'a', {4: 'loss nan'}, wrapper=mixed(2.0**127), hook=dict(max_in_all=1))
+    said = capfd.readouterr().out
+    assert said.count('it is left out') == said.count('iteration 5: the loss') == 1
+    expected = train(tmp_path / 'b', leave_out=[4], wrapper=mixed(2.0**127))
+    assert_same(state_of(runner), state_of(expected))
+    scalers = [r.optim_wrapper.loss_scaler.state_dict() for r in (runner, expected)]
+    assert scalers[0] == scalers[1]
+    assert scalers[0]['scale'] < 2.0**127  # so there were overflows
+    start = state_of(runner)['model.head.weight']
+    assert not torch.equal(start, Toy().head.weight)  # and steps
+
+
+@needs_scaler
+def test_an_overflow_without_end_is_one(tmp_path, monkeypatch):
+    """A gradient that is NaN whatever the scale: the loss would stay as it is for ever."""
+    always = dict.fromkeys(range(6), 'gradient nan')
+    with pytest.raises(UserError, match='overflows in mixed precision, whatever') as error:
+        train(tmp_path / 'a', always, wrapper=mixed(1e-3))
+    assert 'first to go wrong: the gradient of head.weight' in str(error.value)
+    monkeypatch.setattr(waiting_step, 'MOST_OVERFLOWS', 2)
+    with pytest.raises(UserError, match='3 steps in a row were left out'):
+        train(tmp_path / 'b', always, wrapper=mixed(1.0))
