@@ -49,9 +49,7 @@ def _child(name: str, cls: type[Registry] = Registry, locations: list[str] | Non
 MODELS = _child('MODELS', _FamilyRegistry, ['paca_mm.models'])
 METRICS = _child('METRICS', _FamilyRegistry)
 RUNNERS = _child('RUNNERS', locations=['paca_mm.engine.runner'])
-HOOKS = _child(
-    'HOOKS', _FamilyRegistry, ['paca_mm.engine.finite', 'paca_mm.engine.hooks']
-)
+HOOKS = _child('HOOKS', _FamilyRegistry, ['paca_mm.engine.finite', 'paca_mm.engine.hooks'])
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'OPTIM_WRAPPER_CONSTRUCTORS', locations=['paca_mm.engine.optim']
 )

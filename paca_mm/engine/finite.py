@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.finite import not_finite
 from paca_mm.checkpoint.load import unwrapped
 from paca_mm.errors import UserError, did_you_mean, some_of
@@ -107,18 +108,18 @@ class FiniteHook(Hook):
             if bad := _bad(logged):
                 self._stop(runner, f'{bad} in iteration {runner.iter + 1}.')
             return
+        verdict = wrapper.verdict
         if wrapper.losses:
-            waits = wrapper.verdict is not None
-            number = _read(wrapper.verdict if waits else wrapper.losses[-1], logged)
-            if waits and math.isfinite(number):
+            number = _read(wrapper.losses[-1] if verdict is None else verdict, logged)
+            bad = {} if math.isfinite(number) else _bad(logged)
+            for name in bad:  # one NaN would be in the logged means of the next fifty steps
+                del logged[name]
+            if verdict is None:
+                return  # the step is yet to come: gradients accumulate
+            if math.isfinite(number):
                 self._take(runner, wrapper)
-            elif waits:
-                self._leave_out(runner, wrapper, _bad(logged))
-            if not math.isfinite(number):
-                for name in _bad(logged):  # one NaN would be in the mean of the next fifty
-                    del logged[name]
-            if not waits:
-                return
+            else:
+                self._leave_out(runner, wrapper, bad)
         self._begun = []
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -154,7 +155,7 @@ class FiniteHook(Hook):
         self._buffers.restore()
         account = self._account(runner, bad)
         for average in _averages(runner):
-            average.update_parameters = _leave_alone  # type: ignore[method-assign]
+            average.update_parameters = _leave_alone
             self._still.append(average)
         ill = bool(not_finite(dict(runner.model.named_parameters())))
         if self.policy == 'stop':
@@ -178,13 +179,13 @@ class FiniteHook(Hook):
         model = runner.model
         found = []
         if not is_model_wrapper(model) or isinstance(model, DistributedDataParallel):
-            for beginning in self._begun:  # each in all processes: their norms may talk to each other
+            for (
+                beginning
+            ) in self._begun:  # each in all processes: their norms may talk to each other
                 first = _first_fault(unwrapped(model), beginning, runner.optim_wrapper)
                 found.append((first, beginning.files()))
             self._buffers.restore()
-        lines = [
-            f'iteration {runner.iter + 1}: the loss or the norm of the gradient is not finite'
-        ]
+        lines = [f'iteration {runner.iter + 1}: the loss or the norm of the gradient is not finite']
         for rank, (its, losses) in enumerate(all_gather_object((found, bad))):
             where = f'process {rank}, ' if rank else ''
             if losses:
@@ -206,16 +207,21 @@ class FiniteHook(Hook):
         path = _last_checkpoint(runner)
         if path is None:
             self._stop(runner, "policy='rollback', and there is no checkpoint yet to go back to.")
-        resumes, runner._resume = runner._resume, True  # so that EMA takes over its averages
+        checkpoint = read_checkpoint(path)
+        resumes, runner._resume = runner._resume, True  # so that EMA takes its averages out of it
         try:
-            checkpoint = runner.load_checkpoint(path, map_location='cpu')
+            runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         finally:
             runner._resume = resumes
-        groups = runner.optim_wrapper.param_groups
-        settings = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
-        runner.optim_wrapper.load_state_dict(checkpoint['optimizer'])
-        for group, own in zip(runner.optim_wrapper.param_groups, settings, strict=True):
-            group.update(own)  # the learning rate of now
+        unwrapped(runner.model).load_state_dict(checkpoint['state_dict'])
+        wrapper = runner.optim_wrapper
+        settings = [
+            {name: value for name, value in group.items() if name != 'params'}
+            for group in wrapper.param_groups
+        ]
+        wrapper.load_state_dict(checkpoint['optimizer'])
+        for group, own in zip(wrapper.param_groups, settings, strict=True):
+            group.update(own)  # the learning rate is that of now
         return path
 
     def _stop(self, runner: Any, reason: str) -> NoReturn:

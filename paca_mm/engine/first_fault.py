@@ -83,7 +83,7 @@ def _tensors(node: Any) -> Iterator[Tensor]:
 
 
 def _is_finite(node: Any) -> bool:
-    return not not_finite(dict(enumerate(_tensors(node))))
+    return not not_finite({str(i): tensor for i, tensor in enumerate(_tensors(node))})
 
 
 def _bad_images(beginning: Beginning) -> list[str]:
@@ -124,7 +124,9 @@ class _Watch:
     @contextmanager
     def modules(self) -> Iterator[None]:
         handles = [
-            module.register_forward_hook(partial(self._see_output, f'{name} ({type(module).__name__})'))
+            module.register_forward_hook(
+                partial(self._see_output, f'{name} ({type(module).__name__})')
+            )
             for name, module in self.model.named_modules()
             if name
         ]

@@ -1,4 +1,4 @@
-"""One NaN in a training: the step is left out as if it had not been, or the training stops and says why."""
+"""A NaN in a training: the step is as if it had not been, or the training stops and says why."""
 
 import math
 
@@ -58,7 +58,9 @@ FAULTS = {
 }
 WRAPPERS = {
     'adamw': dict(optimizer=dict(type='AdamW', lr=0.01)),
-    'momentum': dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0)),
+    'momentum': dict(
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0)
+    ),
 }
 
 
@@ -115,7 +117,9 @@ def state_of(runner):
     optimizer = runner.optim_wrapper.optimizer.state_dict()['state']
     state = {f'model.{k}': v for k, v in runner.model.state_dict().items()}
     for i, moments in optimizer.items():
-        state |= {f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items() if v is not None}
+        state |= {
+            f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items() if v is not None
+        }
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             state |= {f'ema.{k}': v for k, v in hook.ema_model.state_dict().items()}
@@ -227,7 +231,7 @@ def test_rolling_back_needs_a_checkpoint(tmp_path):
 
 
 def test_a_policy_that_there_is_not():
-    with pytest.raises(UserError, match="policy='skipp'; did you mean skip?"):
+    with pytest.raises(UserError, match=r"policy='skipp'; did you mean skip\?"):
         FiniteHook(policy='skipp')
 
 
@@ -255,7 +259,9 @@ def test_an_overflow_of_mixed_precision_is_no_fault(tmp_path, capfd):
     """The scaler's first steps overflow: that does not count. A loss that is NaN does, and the scaler
     does not hear of it.
     """
-    runner = train(tmp_path / 'a', {4: 'loss nan'}, wrapper=mixed(2.0**127), hook=dict(max_in_all=1))
+    runner = train(
+        tmp_path / 'a', {4: 'loss nan'}, wrapper=mixed(2.0**127), hook=dict(max_in_all=1)
+    )
     said = capfd.readouterr().out
     assert said.count('it is left out') == said.count('iteration 5: the loss') == 1
     expected = train(tmp_path / 'b', leave_out=[4], wrapper=mixed(2.0**127))
