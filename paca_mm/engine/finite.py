@@ -226,13 +226,14 @@ class FiniteHook(Hook):
 
     def _stop(self, runner: Any, reason: str) -> NoReturn:
         rates = [rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates]
+        kept = any(name.endswith('.pth') for name in os.listdir(runner.work_dir))
         raise UserError(
             f'the training stops: {reason}\n'
             f'  to fix it: most often the learning rate is too high ({max(rates):g} now): a smaller '
             'optim_wrapper.optimizer.lr, a longer warm-up in param_scheduler, or '
             'optim_wrapper.clip_grad=dict(max_norm=1.0). Where it is always the same images, look at '
             'them and their annotations.'
-            + ('\n  the checkpoints are good: --resume goes on from the last.' * _has_saved(runner))
+            + ('\n  the last checkpoint is finite: --resume goes on from it.' if kept else '')
         )
 
     def _let_averages_move(self) -> None:
@@ -274,10 +275,6 @@ def _last_checkpoint(runner: Any) -> str | None:
     """The last checkpoint of this run, if there is one."""
     path = runner.message_hub.runtime_info.get('last_ckpt')
     return path if path and os.path.isfile(path) else None
-
-
-def _has_saved(runner: Any) -> bool:
-    return any(name.endswith('.pth') for name in os.listdir(runner.work_dir))
 
 
 def _averages(runner: Any) -> list[BaseAveragedModel]:

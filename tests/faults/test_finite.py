@@ -1,17 +1,21 @@
 """A NaN in a training: the step is as if it had not been, or the training stops and says why."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
+from helpers.tiny import write_config, write_shapes
+from helpers.tool import job, run
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.finite import not_finite
 from paca_mm.engine import waiting_step
@@ -176,7 +180,7 @@ def test_a_training_that_goes_on_being_wrong_stops(tmp_path, hook, message):
     with pytest.raises(UserError, match=message) as error:
         train(tmp_path, {2: 'loss nan', 3: 'loss inf', 4: 'gradient nan'}, hook=hook)
     assert 'most often the learning rate is too high (0.01 now)' in str(error.value)
-    assert 'the checkpoints are good: --resume goes on from the last.' in str(error.value)
+    assert 'the last checkpoint is finite: --resume goes on from it.' in str(error.value)
     assert not not_finite(read_checkpoint(tmp_path / 'iter_2.pth')['state_dict'])
 
 
@@ -283,3 +287,137 @@ def test_an_overflow_without_end_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(waiting_step, 'MOST_OVERFLOWS', 2)
     with pytest.raises(UserError, match='3 steps in a row were left out'):
         train(tmp_path / 'b', always, wrapper=mixed(1.0))
+
+
+class SpoilsBackbone(Hook):
+    """From iteration ``at`` on, the second stage of the backbone answers NaN."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train(self, runner):
+        def spoil(module, args, output):
+            return output * math.nan if runner.iter >= self.at else None
+
+        norm = next(m for m in runner.model.backbone.modules() if isinstance(m, nn.LayerNorm))
+        norm.register_forward_hook(spoil)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tiny')
+    write_shapes(folder)
+    return folder
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(HOOKS.module_dict, 'SpoilsBackbone', SpoilsBackbone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
+@pytest.mark.usefixtures('inside')
+def test_a_training_of_each_task_leaves_a_step_out_and_stops_in_the_end(task, capfd):
+    """NaN in a backbone ended in `done`; now its module is named, and no checkpoint holds it."""
+    pytest.importorskip({'det': 'mmdet', 'seg': 'mmseg', 'cls': 'mmpretrain'}[task])
+    length = 'max_iters=6, val_interval=9' if task == 'seg' else 'max_epochs=3, val_interval=9'
+    write_config(
+        Path(f'{task}.py'),
+        task,
+        rest="custom_hooks = [dict(type='SpoilsBackbone', at=1)]\n"
+        f'train_cfg = dict({length})\n'
+        'default_hooks = dict(checkpoint=dict(interval=1), finite=dict(max_in_a_row=1))',
+    )
+    assert run('train', f'{task}.py', '--work-dir', task) == 2
+    said = capfd.readouterr()
+    assert 'iteration 2: the loss or the norm of the gradient is not finite' in said.out
+    assert '(1 in a row, at most 1; 1 in all, at most 100)' in said.out
+    assert 'error: the training stops: 2 steps in a row are not finite.' in said.err
+    assert 'first to go wrong: the output of backbone.' in said.err
+    assert '(LayerNorm)' in said.err
+    assert 'images: data/shapes/' in said.err
+    kept = sorted(Path(task).glob('*.pth'))
+    assert kept
+    for file in kept:
+        assert not not_finite(read_checkpoint(file)['state_dict'])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('inside')
+def test_weights_that_are_not_finite_are_no_checkpoint(capfd):
+    """Nothing that reads weights takes them; a resumed run does not either."""
+    pytest.importorskip('mmpretrain')
+    write_config(Path('fresh.py'), 'cls')
+    assert run('train', 'fresh.py', '--work-dir', 'fresh') == 0
+    good = read_checkpoint('fresh/epoch_1.pth')
+    good['state_dict']['backbone.norm3.weight'][2] = math.nan
+    good['state_dict']['head.fc.bias'][0] = -math.inf
+    torch.save(good, 'bad.pth')
+    capfd.readouterr()
+    image = next(Path('data/shapes').rglob('*.png'))
+    lines = [
+        ('test', 'fresh.py', 'bad.pth', '--work-dir', 'other'),
+        ('infer', 'fresh.py', 'bad.pth', image, '--out', 'drawn'),
+        ('convert_official', 'bad.pth', 'converted.pth', '--to-official'),
+        ('train', 'fresh.py', '--work-dir', 'other', '--resume', 'bad.pth'),
+        ('train', 'fresh.py', '--work-dir', 'other', '--cfg-options', 'load_from=bad.pth'),
+        ('train', 'fresh.py', '--work-dir', 'other', '--cfg-options',
+         "model.backbone.init_cfg={'type': 'Pretrained', 'checkpoint': 'bad.pth'}"),
+    ]  # fmt: skip
+    for line in lines:
+        assert run(*line) == 2, line
+        said = capfd.readouterr().err
+        assert 'bad.pth is of no use' in said, line
+        assert 'hold NaN or infinity' in said, line
+        assert 'backbone.norm3.weight' in said or 'norm3.weight' in said, line
+    assert not Path('converted.pth').exists()
+
+
+JOB = """
+import sys
+import torch
+from mmengine.runner import Runner
+sys.path.insert(0, {tests!r})
+from faults.test_finite import Toy, collate, samples
+
+torch.distributed.init_process_group('gloo')
+rank = torch.distributed.get_rank()
+data = samples({{}})
+data[3]['data_samples'].set_metainfo(dict(fault='loss inf'))  # of process 1, in the second step
+runner = Runner(
+    Toy(),
+    work_dir='work',
+    train_dataloader=dict(
+        batch_size=1, num_workers=0, dataset=data, collate_fn=collate,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    ),
+    train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+    default_hooks=dict(finite=dict(type='paca_mm.FiniteHook'), logger=dict(interval=1)),
+    launcher='pytorch',
+    model_wrapper_cfg=dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    ),
+    default_scope='mmengine',
+)
+runner.train()
+print('weights', rank, runner.model.module.head.weight.flatten().tolist(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_of_one_process_is_everybodys(tmp_path):
+    """Its gradient is finite, so without a word between them one process would step alone."""
+    script = tmp_path / 'job.py'
+    script.write_text(JOB.format(tests=str(Path(__file__).parents[1])))
+    done = job(2, script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert said.count('it is left out') == said.count('iteration 2: the loss') == 1
+    assert 'process 1, first to go wrong: the loss: loss' in said
+    assert 'process 1, images: 3.png' in said
+    weights = {line.split(' ', 2)[2] for line in said.splitlines() if line.startswith('weights')}
+    assert len(weights) == 1
+    assert 'nan' not in weights.pop()
