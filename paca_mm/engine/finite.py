@@ -106,20 +106,23 @@ class FiniteHook(Hook):
         if not isinstance(wrapper, WaitingStep):
             self._begun = []
             if bad := _bad(logged):
-                self._stop(runner, f'{bad} in iteration {runner.iter + 1}.')
+                self._stop(runner, f'iteration {runner.iter + 1} ended with {_in_words(bad)}.')
             return
         verdict = wrapper.verdict
-        if wrapper.losses:
-            number = _read(wrapper.losses[-1] if verdict is None else verdict, logged)
-            bad = {} if math.isfinite(number) else _bad(logged)
-            for name in bad:  # one NaN would be in the logged means of the next fifty steps
-                del logged[name]
-            if verdict is None:
-                return  # the step is yet to come: gradients accumulate
-            if math.isfinite(number):
-                self._take(runner, wrapper)
-            else:
-                self._leave_out(runner, wrapper, bad)
+        seen = wrapper.losses[-1] if verdict is None and wrapper.losses else verdict
+        if seen is None:  # nothing was trained
+            self._begun = []
+            return
+        number = _read(seen, logged)
+        bad = {} if math.isfinite(number) else _bad(logged)
+        for name in bad:  # one NaN would be in the logged means of the next fifty steps
+            del logged[name]
+        if verdict is None:  # gradients accumulate: the step is yet to come
+            return
+        if math.isfinite(number):
+            self._take(runner, wrapper)
+        else:
+            self._leave_out(runner, wrapper, bad)
         self._begun = []
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -144,6 +147,8 @@ class FiniteHook(Hook):
 
     def _take(self, runner: Any, wrapper: WaitingStep) -> None:
         if failure := wrapper.failure():
+            wrapper.leave_out()
+            self._buffers.restore()
             self._stop(runner, f'{failure}.\n{self._account(runner, {})}')
         wrapper.take()
         self._in_a_row = 0
@@ -181,7 +186,7 @@ class FiniteHook(Hook):
         if not is_model_wrapper(model) or isinstance(model, DistributedDataParallel):
             for (
                 beginning
-            ) in self._begun:  # each in all processes: their norms may talk to each other
+            ) in self._begun:  # all of them: the processes' norms may wait for each other
                 first = _first_fault(unwrapped(model), beginning, runner.optim_wrapper)
                 found.append((first, beginning.files()))
             self._buffers.restore()
@@ -189,8 +194,7 @@ class FiniteHook(Hook):
         for rank, (its, losses) in enumerate(all_gather_object((found, bad))):
             where = f'process {rank}, ' if rank else ''
             if losses:
-                named = ', '.join(f'{name} = {value}' for name, value in losses.items())
-                lines.append(f'  {where}logged: {named}')
+                lines.append(f'  {where}logged: {_in_words(losses)}')
             for first, files in its:
                 if first:
                     lines.append(f'  {where}first to go wrong: {first}')
@@ -267,8 +271,12 @@ def _bad(logged: MutableMapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in logged.items()
-        if 'loss' in name and not math.isfinite(value)
+        if 'loss' in name and isinstance(value, (Tensor, float)) and not math.isfinite(value)
     }
+
+
+def _in_words(losses: dict[str, float]) -> str:
+    return ', '.join(f'{name} = {value}' for name, value in losses.items())
 
 
 def _last_checkpoint(runner: Any) -> str | None:

@@ -73,6 +73,7 @@ class WaitingStep(OptimWrapper):
         numbers = list(self.losses)
         if not isinstance(self, (AmpOptimWrapper, ApexOptimWrapper)):  # which look by themselves
             numbers += _norms(self.optimizer)
+        numbers = numbers or [torch.zeros(())]
         device = numbers[0].device
         self.verdict = torch.stack([n.to(device, torch.float32).reshape(()) for n in numbers]).sum()
         all_reduce(self.verdict)

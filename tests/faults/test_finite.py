@@ -8,17 +8,20 @@ import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from helpers import own_data
 from helpers.tiny import write_config, write_shapes
 from helpers.tool import job, run
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.finite import not_finite
 from paca_mm.engine import waiting_step
+from paca_mm.engine.config import load_config
 from paca_mm.engine.finite import FiniteHook
 from paca_mm.errors import UserError
 
@@ -359,7 +362,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(capfd):
     image = next(Path('data/shapes').rglob('*.png'))
     lines = [
         ('test', 'fresh.py', 'bad.pth', '--work-dir', 'other'),
-        ('infer', 'fresh.py', 'bad.pth', image, '--out', 'drawn'),
+        ('infer', image, 'fresh.py', 'bad.pth', '--out', 'drawn'),
         ('convert_official', 'bad.pth', 'converted.pth', '--to-official'),
         ('train', 'fresh.py', '--work-dir', 'other', '--resume', 'bad.pth'),
         ('train', 'fresh.py', '--work-dir', 'other', '--cfg-options', 'load_from=bad.pth'),
@@ -421,3 +424,46 @@ def test_a_loss_of_one_process_is_everybodys(tmp_path):
     weights = {line.split(' ', 2)[2] for line in said.splitlines() if line.startswith('weights')}
     assert len(weights) == 1
     assert 'nan' not in weights.pop()
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_left_out_too(tmp_path, capfd):
+    """The batch is run again without the compiler, which calls no hooks."""
+    more = dict(cfg=dict(compile=dict(backend='eager')), hooks=[dict(type='EMAHook')])
+    runner = train(tmp_path / 'a', {3: 'loss nan'}, **more)
+    assert 'first to go wrong: the loss: loss' in capfd.readouterr().out
+    assert_same(state_of(runner), state_of(train(tmp_path / 'b', leave_out=[3], **more)))
+
+
+def pipelines():
+    """The training pipelines of detectors whose loss has the logarithm of a box."""
+    for name in (
+        'mask_rcnn_paca',
+        'mask_rcnn_paca_shapes',
+        'attentive_norm/mask_rcnn_r50_an',
+        'recipes/faster_rcnn_paca',
+        'recipes/cascade_mask_rcnn_paca',
+        'recipes/retinanet_paca',
+    ):
+        yield name, load_config(f'configs/det/{name}.py').train_dataloader.dataset.pipeline
+
+
+def test_a_box_that_an_image_cuts_to_nothing_is_not_trained_on(tmp_path):
+    """An image that is smaller than its annotation says; all its boxes may go, the image stays."""
+    pytest.importorskip('mmdet')
+    root = own_data.coco(tmp_path / 'own')
+    Image.new('RGB', (4, 4)).save(root / 'train/1.png')  # of 96 x 64, as the file has it
+    dataset = own_data.coco_config(root).train_dataloader.dataset
+    for name, pipeline in pipelines():
+        assert pipeline[-2].type == 'FilterAnnotations', name
+    init_default_scope('mmdet')
+    with_size, as_cut = dataset.pipeline, [*dataset.pipeline[:-2], dataset.pipeline[-1]]
+    counts = []
+    for pipeline in (with_size, as_cut):
+        sample = DATASETS.build({**dataset, 'pipeline': pipeline})[0]['data_samples']
+        boxes = sample.gt_instances.bboxes
+        counts.append((len(boxes), int((boxes.widths <= 0).sum())))
+        assert len(sample.gt_instances.masks) == len(boxes)
+    assert counts[0] == (counts[0][0], 0)
+    assert counts[1][1] > 0
+    assert counts[0][0] == counts[1][0] - counts[1][1]
