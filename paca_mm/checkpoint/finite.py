@@ -46,8 +46,9 @@ def check_finite(state: Mapping[str, Any], source: str | os.PathLike) -> None:
         UserError: Some are NaN or infinite; the message counts them and names the first.
     """
     if bad := not_finite(state):
+        hold = 'holds' if len(bad) == 1 else 'hold'
         raise UserError(
-            f'{source} is of no use: {len(bad)} of its {len(state)} tensors hold NaN or infinity '
+            f'{source} is of no use: {len(bad)} of its {len(state)} tensors {hold} NaN or infinity '
             f'({some_of(bad, 3)}), as a training that has diverged leaves them.\n'
             '  to fix it: take an earlier checkpoint of that training (--resume takes the newest good '
             'one), or one of another.'
