@@ -29,8 +29,8 @@ def steps(task: str, pairs: int, folder: str) -> tuple[list[float], list[float],
         runner.build_optim_wrapper(cfg.optim_wrapper),
         runner.build_optim_wrapper(optimizer),
     )
+    model.init_weights()
     for wrapper in (plain, held):
-        model.init_weights()
         for group in wrapper.param_groups:
             group['lr'] = 1e-5  # the numbers stay those of an ordinary step
     runner.optim_wrapper = held
@@ -48,7 +48,7 @@ def steps(task: str, pairs: int, folder: str) -> tuple[list[float], list[float],
         if guarded:
             hook.after_train_iter(runner, number, batch, losses)
         for value in losses.values():
-            float(value)  # as mmengine does behind every step
+            value.item()  # as mmengine does behind every step
         wait()
         if number > 1:  # the first of each is not like the others
             took[guarded].append(1000 * (clock(model) - began))

@@ -399,7 +399,7 @@ runner = Runner(
     ),
     train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
-    default_hooks=dict(finite=dict(type='paca_mm.FiniteHook'), logger=dict(interval=1)),
+    default_hooks=dict(finite=dict(type='paca_mm.FiniteHook'), logger=dict(type='LoggerHook')),
     launcher='pytorch',
     cfg=dict(model_wrapper_cfg=dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
