@@ -7,6 +7,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='paca_mm.SafeCheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    finite=dict(type='paca_mm.FiniteHook'),  # a step with a NaN in it is left out
 )
 env_cfg = dict(
     cudnn_benchmark=False,

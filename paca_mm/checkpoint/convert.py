@@ -18,6 +18,7 @@ from paca_mm.errors import UserError, did_you_mean, some_of
 from paca_mm.families import families, layouts
 from paca_mm.files import replacing
 
+from .finite import check_finite
 from .layout import KeyLayout
 from .load import below, compare, differences
 from .read import read_checkpoint, unwrap
@@ -112,8 +113,9 @@ def convert_file(
         row: Raise unless the backbone looks like this published row.
 
     Raises:
-        UserError: The source cannot be read, is not what was asked for, is incomplete, or has the
-            target's layout already; or the target exists, or cannot be written.
+        UserError: The source cannot be read, is not what was asked for, is incomplete, has the
+            target's layout already, or has weights that are not finite; or the target exists, or
+            cannot be written.
     """
     target = Path(target).expanduser()
     _check_target(target, source, force)
@@ -169,6 +171,7 @@ def convert(
             'goes the other way.'
         )
     _check_complete(layout, backbone, source)
+    check_finite(state, source)
 
     # What became of a key is told by its tensor, which travels: views, so that no two are the same.
     result = OrderedDict((key, value.detach()) for key, value in state.items())

@@ -14,6 +14,7 @@ from paca_mm.errors import UserError, some_of
 from paca_mm.families import layouts
 
 from .channels import RGB, Adapted, adapt_channels, reads_other_channels
+from .finite import check_finite
 from .layout import KeyLayout
 from .read import read_checkpoint, unwrap
 from .rename import find_layout
@@ -80,7 +81,7 @@ def load_pretrained(
 
     Raises:
         UserError: The file cannot be read (see :func:`~paca_mm.checkpoint.read_checkpoint`), holds
-            no such backbone, or one that is not this model's.
+            no such backbone, one that is not this model's, or one whose weights are not finite.
     """
     if not path:
         raise UserError(
@@ -121,7 +122,9 @@ def load_pretrained(
         wrapper=wrapper,
         adapted=changed,
     )
-    return Fitted(model, _kept(state, reset, unexpected), report).load()
+    kept = _kept(state, reset, unexpected)
+    check_finite(kept, path)
+    return Fitted(model, kept, report).load()
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Fitted:
             for key, value in inner.items()
             if key in self.state and value.shape == own[key].shape
         }
+        check_finite(kept, f'ema_state_dict of {self.report.source}')
         return {**{k: v for k, v in found.items() if k == 'steps'}, **kept} if kept else None
 
     def load(self, complete: Mapping[str, Tensor] | None = None) -> LoadReport:
@@ -198,7 +202,8 @@ def load_whole(
             adapted to another number of channels (see :mod:`.channels`).
 
     Raises:
-        UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing.
+        UserError: It holds no state dict, none of it fits, or ``strict`` and some of it is missing; or
+            weights that are not finite.
     """
     return fit_whole(model, checkpoint, source, strict).load()
 
@@ -237,7 +242,9 @@ def fit_whole(model: nn.Module, checkpoint: Any, source: str | os.PathLike, stri
         wrapper=wrapper,
         adapted=changed,
     )
-    return Fitted(model, _kept(state, misfits, unexpected), report)
+    kept = _kept(state, misfits, unexpected)
+    check_finite(kept, source)
+    return Fitted(model, kept, report)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

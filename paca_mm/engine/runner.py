@@ -53,6 +53,12 @@ class SafeRunner(Runner):
         logger.addFilter(lambda record: not record.getMessage().startswith('paramwise_options'))
         return logger
 
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """As the base class; None turns off every hook of a config, also one mmengine does not know."""
+        own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+        given = (hooks or {}).items()
+        super().register_default_hooks({k: v for k, v in given if v is not None or k in own})
+
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict,

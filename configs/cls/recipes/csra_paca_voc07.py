@@ -39,4 +39,7 @@ optim_wrapper = dict(
 
 # Checkpoints that a kill cannot tear, and exact resuming; the host's own Runner works as well.
 runner_type = 'paca_mm.SafeRunner'
-default_hooks = dict(checkpoint=dict(type='paca_mm.SafeCheckpointHook'))
+default_hooks = dict(
+    checkpoint=dict(type='paca_mm.SafeCheckpointHook'),
+    finite=dict(type='paca_mm.FiniteHook'),
+)

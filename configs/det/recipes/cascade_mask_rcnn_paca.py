@@ -26,6 +26,17 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 
+# A box that its image cuts to nothing would be log(0) in the loss.
+train_pipeline = [
+    *_base_.train_pipeline[:-1],
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2), keep_empty=False),
+    _base_.train_pipeline[-1],
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
 # Checkpoints that a kill cannot tear, and exact resuming; the host's own Runner works as well.
 runner_type = 'paca_mm.SafeRunner'
-default_hooks = dict(checkpoint=dict(type='paca_mm.SafeCheckpointHook'))
+default_hooks = dict(
+    checkpoint=dict(type='paca_mm.SafeCheckpointHook'),
+    finite=dict(type='paca_mm.FiniteHook'),
+)

@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from paca_mm.checkpoint.channels import adapt_channels
+from paca_mm.checkpoint.finite import check_finite
 from paca_mm.checkpoint.load import LoadReport, about_channels, below, compare, differences
 from paca_mm.checkpoint.read import read_checkpoint, unwrap
 from paca_mm.errors import UserError, some_of
@@ -82,7 +83,8 @@ def load_vit(
         prefix: What stands before the backbone's keys; found out if None.
 
     Raises:
-        UserError: The file cannot be read, holds no ViT, or one of other sizes or tokens.
+        UserError: The file cannot be read, holds no ViT, one of other sizes or tokens, or one whose
+            weights are not finite.
     """
     if not path:
         raise UserError(
@@ -115,6 +117,7 @@ def load_vit(
         )
     kept = OrderedDict((key, value) for key, value in state.items() if key not in unexpected)
     vars(kept)['_metadata'] = getattr(state, '_metadata', None)
+    check_finite(kept, path)
     loaded = tuple(kept)  # the host's loading may change it
     model.load_state_dict(kept, strict=False)
     return VitReport(

@@ -28,6 +28,8 @@ train_pipeline = [
             ],
         ],
     ),
+    # A box that its image cuts to nothing would be log(0) in the loss.
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2), keep_empty=False),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

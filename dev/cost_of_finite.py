@@ -1,0 +1,92 @@
+"""What FiniteHook costs in a training step, on the shapes configs, alternating with and without it."""
+
+import argparse
+import copy
+import platform
+import statistics
+import time
+
+import torch
+from mmengine.runner import Runner
+
+from paca_mm.datasets.shapes import ensure_shapes
+from paca_mm.engine.config import load_config
+from paca_mm.engine.finite import FiniteHook
+from paca_mm.engine.tasks import TASKS
+from paca_mm.registry import RUNNERS
+
+
+def steps(task: str, pairs: int, folder: str) -> tuple[list[float], list[float], int]:
+    """Milliseconds of steps without the hook and with it; the number of parameters."""
+    cfg = load_config(TASKS[task].shapes_config)
+    cfg.work_dir = folder
+    cfg.log_level = 'ERROR'
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    runner = RUNNERS.build(cfg)
+    model = runner.model.train()
+    optimizer = copy.deepcopy(cfg.optim_wrapper)
+    plain, held = (
+        runner.build_optim_wrapper(cfg.optim_wrapper),
+        runner.build_optim_wrapper(optimizer),
+    )
+    model.init_weights()
+    for wrapper in (plain, held):
+        for group in wrapper.param_groups:
+            group['lr'] = 1e-5  # the numbers stay those of an ordinary step
+    runner.optim_wrapper = held
+    hook = FiniteHook()
+    hook.before_train(runner)
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    took: tuple[list[float], list[float]] = [], []
+    for number in range(2 * pairs + 2):
+        guarded = number % 2
+        wait()
+        began = clock(model)
+        if guarded:
+            hook.before_train_iter(runner, number, batch)
+        losses = model.train_step(batch, held if guarded else plain)
+        if guarded:
+            hook.after_train_iter(runner, number, batch, losses)
+        for value in losses.values():
+            value.item()  # as mmengine does behind every step
+        wait()
+        if number > 1:  # the first of each is not like the others
+            took[guarded].append(1000 * (clock(model) - began))
+    return *took, sum(p.numel() for p in model.parameters())
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def clock(model: torch.nn.Module) -> float:
+    """Seconds; on a CPU those that this process computed, whatever else the machine does."""
+    on_gpu = next(model.parameters()).is_cuda
+    return time.perf_counter() if on_gpu else time.process_time()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--pairs', type=int, default=30, help='steps of each kind')
+    parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS))
+    parser.add_argument('--work-dir', default='work_dirs/cost_of_finite')
+    args = parser.parse_args()
+    ensure_shapes('data/shapes')
+    gpu = torch.cuda.is_available()
+    print(
+        f'{torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine()}, '
+        f'torch {torch.__version__}, {torch.get_num_threads()} threads, {args.pairs} steps of each kind '
+        f'in turn, medians of {"wall" if gpu else "process"} time'
+    )
+    for task in args.tasks:
+        plain, held, count = steps(task, args.pairs, args.work_dir)
+        one, other = statistics.median(plain), statistics.median(held)
+        print(
+            f'{task}: {one:.2f} ms without, {other:.2f} ms with it ({100 * (other / one - 1):+.2f} %), '
+            f'{count / 1e6:.1f} million parameters'
+        )
+
+
+if __name__ == '__main__':
+    main()
