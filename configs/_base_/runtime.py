@@ -7,6 +7,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='paca_mm.SafeCheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    stop=dict(type='paca_mm.StopHook'),  # a signal saves before it ends the run
 )
 env_cfg = dict(
     cudnn_benchmark=False,
