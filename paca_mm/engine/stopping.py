@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,17 @@ class StopHook(Hook):
         runner.logger.warning(f'{name}: saved {checkpoint}, from which --resume goes on.')
         self.release()
         raise Stopped(signum, checkpoint)
+
+
+@contextmanager
+def released(hooks: Sequence[Hook]) -> Iterator[None]:
+    """A training, behind which nobody listens to signals any more, however it ends."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            if isinstance(hook, StopHook):
+                hook.release()
 
 
 class Listener:
