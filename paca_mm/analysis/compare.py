@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def train(model: SmallModel, seed: int, args: argparse.Namespace) -> dict:
     ]  # fmt: skip
     print(f'{model.task}: {model.name}, seed {seed}', flush=True)
     work_dir.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, cores() // args.jobs))
+    threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, cores() // args.jobs))
     began = time.monotonic()
     with (work_dir / 'output.txt').open('w') as output:
         ended = subprocess.run(
