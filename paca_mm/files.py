@@ -199,7 +199,7 @@ def _cannot_write(
     named = getattr(error, 'filename', None)
     told = isinstance(named, (str, os.PathLike))
     known = alone or told
-    place = os.path.abspath(named if told and not alone else path)  # type: ignore[type-var]
+    place = os.path.abspath(str(named if told and not alone else path))
     # Where nobody says which file it was, it may have been a temporary one.
     places = [place] if known else [place, tempfile.gettempdir()]
     free = '; '.join(f'{p}: {found}' if p != place else found for p in places if (found := room(p)))
