@@ -314,4 +314,5 @@ def test_all_ranks_save_one_checkpoint_of_one_step(folder):
     assert done.stdout.count('stopped by SIGTERM') == 1
     assert 'go on:    bash ' in done.stdout
     (saved,) = (folder / 'work_dirs/ranks').glob('*.pth')
-    assert read_checkpoint(saved)['meta']['iter'] == 3  # the step after the one in which it came
+    # One is told in step 2, all know in step 3, which is the last of an epoch: the next one is saved.
+    assert read_checkpoint(saved)['meta']['iter'] == 4
