@@ -16,6 +16,7 @@ from typing import Any
 
 from paca_mm import __version__
 from paca_mm.errors import UserError, did_you_mean
+from paca_mm.files import writing
 from paca_mm.paths import COMMANDS, command_line
 
 
@@ -29,7 +30,8 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            code = main(*args, **kwargs)
+            with writing('.', alone=False):
+                code = main(*args, **kwargs)
         except UserError as e:
             print(f'\nerror: {plain_message(e)}', file=sys.stderr)
             raise SystemExit(2) from None

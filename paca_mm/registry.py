@@ -49,8 +49,11 @@ def _child(name: str, cls: type[Registry] = Registry, locations: list[str] | Non
 MODELS = _child('MODELS', _FamilyRegistry, ['paca_mm.models'])
 METRICS = _child('METRICS', _FamilyRegistry)
 RUNNERS = _child('RUNNERS', locations=['paca_mm.engine.runner'])
-_HOOKS = [f'paca_mm.engine.{name}' for name in ('checkpoints', 'finite', 'hooks')]
-HOOKS = _child('HOOKS', _FamilyRegistry, _HOOKS)
+HOOKS = _child(
+    'HOOKS',
+    _FamilyRegistry,
+    [f'paca_mm.engine.{name}' for name in ('hooks', 'checkpoints', 'finite', 'stopping')],
+)
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'OPTIM_WRAPPER_CONSTRUCTORS', locations=['paca_mm.engine.optim']
 )

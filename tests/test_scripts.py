@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,18 @@ from paca_mm.paths import assets_root
 
 TOOLS = assets_root() / 'tools'
 BASH = shutil.which('bash') or pytest.skip('needs bash', allow_module_level=True)
-SETTINGS = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'SRUN_ARGS')
+SETTINGS = (
+    *('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'SRUN_ARGS'),
+    *('REQUEUE', 'SAVE_BEFORE', 'SBATCH_ARGS'),
+)
 
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs a script with a ``python`` and an ``srun`` that print their words, one a line."""
+    """Runs a script with stand-ins for what it starts, which print their words, one a line."""
     stubs = tmp_path / 'bin'
     stubs.mkdir()
-    for name in ('python', 'srun'):
+    for name in ('python', 'srun', 'sbatch', 'scontrol'):
         (stubs / name).write_text('#!/bin/sh\nprintf "%s\\n" "${0##*/}" "$@"\n')
         (stubs / name).chmod(0o755)
 
@@ -102,6 +106,41 @@ def test_slurm_asks_for_no_more_gpus_on_a_node_than_in_all(launch):
     ]
 
 
+def test_slurm_takes_a_run_that_requeues_itself_as_a_batch_job(launch, tmp_path):
+    words = ['part', 'job', 'c.py', 'w', '--cfg-options', 'a="b c"']
+    code, started, _ = launch('slurm_train.sh', *words, REQUEUE='1', GPUS='2', SAVE_BEFORE='300',
+                              SBATCH_ARGS='--time=60')  # fmt: skip
+    assert code == 0
+    *options, wrapped = started
+    assert options == [
+        *['sbatch', '-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=2'],
+        *['--ntasks-per-node=2', '--cpus-per-task=5', '--requeue', '--open-mode=append'],
+        *['--signal=B:USR1@300', '--time=60'],
+    ]
+    script = str((TOOLS / 'slurm_train.sh').resolve())
+    command = wrapped.removeprefix('--wrap=exec ')
+    assert shlex.split(command) == ['env', 'REQUEUE=inside', 'bash', script, *words]
+
+
+@pytest.mark.parametrize(
+    ('told', 'code', 'requeued'), [(True, 138, True), (True, 0, False), (False, 1, False)]
+)
+def test_slurm_requeues_a_run_that_was_told_to_save_and_is_not_complete(
+    launch, tmp_path, told, code, requeued
+):
+    """A stand-in of srun: the batch script is told, and hands it on."""
+    wait = f'trap "exit {code}" USR1\nkill -USR1 $PPID\nwhile :; do sleep 0.05; done\n'
+    ends = wait if told else f'exit {code}\n'
+    srun = tmp_path / 'bin/srun'
+    srun.write_text(f'{srun.read_text()}{ends}')
+    ended, started, _ = launch(
+        'slurm_train.sh', 'part', 'job', 'c.py', 'w', '--amp', REQUEUE='inside', SLURM_JOB_ID='77'
+    )
+    assert ended == code
+    assert '--resume' in started
+    assert (started[-3:] == ['scontrol', 'requeue', '77']) is requeued
+
+
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
     """``tools/demo.py`` in another working directory, its commands replaced by their outputs."""
@@ -110,7 +149,7 @@ def demo(tmp_path, monkeypatch):
     work_dir, task = Path('work_dirs/demo/seg'), TASKS['seg']
     demo = SimpleNamespace(started=[], exit_code=0, trained=0.9, tested=0.9)
 
-    def started(words, check):
+    def started(words, check, env):
         demo.started.append(words)
         training = words[1].endswith('train.py')
         file = 'train/1/vis_data/scalars.json' if training else 'test/1/1.json'

@@ -23,5 +23,8 @@ if [ "${NNODES:-1}" != 1 ] || [ -n "${PORT:-}" ]; then
     )
 fi
 
+# A signal reaches every process, USR1 too where torch knows how to hand it on. To save takes a while.
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-300}"
 exec python -m torch.distributed.run "${where[@]}" --nproc_per_node="$gpus" \
     "$(dirname "$0")/train.py" "${what[@]}" --launcher pytorch "$@"

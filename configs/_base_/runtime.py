@@ -8,6 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='paca_mm.SafeCheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     finite=dict(type='paca_mm.FiniteHook'),  # a step with a NaN in it is left out
+    stop=dict(type='paca_mm.StopHook'),  # a signal saves before it ends the run
 )
 env_cfg = dict(
     cudnn_benchmark=False,

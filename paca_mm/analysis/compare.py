@@ -17,6 +17,7 @@ from paca_mm.engine.tasks import TASKS, task_for
 from paca_mm.errors import UserError
 from paca_mm.families import families, member_named
 from paca_mm.paths import assets_root
+from paca_mm.processes import followed
 from paca_mm.threads import cores
 
 from .build import build
@@ -98,7 +99,7 @@ def train(model: SmallModel, seed: int, args: argparse.Namespace) -> dict:
             [sys.executable, *words],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, 'OMP_NUM_THREADS': threads},
+            env={**followed(), 'OMP_NUM_THREADS': threads},
             check=False,
         )
     if ended.returncode:

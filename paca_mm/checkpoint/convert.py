@@ -281,15 +281,12 @@ def _pattern(key: str) -> str:
 def _write(target: Path, state: Mapping[str, Tensor], meta: Mapping[str, str] | None) -> None:
     # Copies: a view would be written with all of its storage, and safetensors refuses shared ones.
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
-    try:
-        with replacing(target) as part:
-            if target.suffix == '.pth':
-                content = state if meta is None else {'meta': dict(meta), 'state_dict': state}
-                torch.save(content, part)
-            else:
-                _save_safetensors(state, part, meta)
-    except (OSError, RuntimeError) as e:  # torch.save raises RuntimeErrors when the disk is full
-        raise UserError(f'{target} cannot be written: {e}') from e
+    with replacing(target) as part:
+        if target.suffix == '.pth':
+            content = state if meta is None else {'meta': dict(meta), 'state_dict': state}
+            torch.save(content, part)
+        else:
+            _save_safetensors(state, part, meta)
 
 
 def _save_safetensors(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paca_mm.errors import UserError
 from paca_mm.paths import COMMANDS, assets_root, command_line
+from paca_mm.processes import followed
 
 EXAMPLES = ['', '--task seg']
 
@@ -58,6 +59,6 @@ def start(name: str, *words: str) -> None:
     """Show a command of ours as it is typed, and run it."""
     print(f'\n$ {command_line(name, *words)}', flush=True)
     script = assets_root() / 'tools' / f'{COMMANDS[name]}.py'
-    done = subprocess.run([sys.executable, str(script), *words], check=False)
+    done = subprocess.run([sys.executable, str(script), *words], check=False, env=followed())
     if done.returncode:
         raise UserError(f'the command above ended with exit code {done.returncode}; it says why.')

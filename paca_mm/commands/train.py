@@ -26,6 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CHECKPOINT',
         help='go on with a run: from the named checkpoint, or from the newest in the work directory',
     )
+    parser.add_argument(
+        '--fallback-dir',
+        metavar='DIR',
+        help='where checkpoints go when the work directory has no room; --resume looks there, too',
+    )
+    parser.add_argument(
+        '--wait-for-room',
+        type=float,
+        metavar='MINUTES',
+        help='how long a checkpoint that finds no room is tried again (default: 5)',
+    )
     add_run_options(parser)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
 
-from paca_mm.files import replacing
+from paca_mm.files import CannotWrite, replacing
 from paca_mm.registry import HOOKS
 
 # Kept in the message hub, and so in every checkpoint: files that go once it stands, each with its
@@ -29,6 +29,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     file_backend: Any
+    last_ckpt: Any
     _written_at: int | None = None  # the iteration of the last regular checkpoint
     _interim: dict[str, list[int] | None]  # name -> identity of what save_now has written
 
@@ -71,7 +72,15 @@ class SafeCheckpointHook(CheckpointHook):
                     self.file_backend.remove(path)
             self._interim = {}
             runner.message_hub.update_info(_INTERIM, [])
-            super()._save_checkpoint_with_step(runner, step, meta)
+            runner.saved_in = ''
+            try:
+                super()._save_checkpoint_with_step(runner, step, meta)
+            except OSError:
+                if not runner.saved_in:
+                    raise  # the checkpoint itself; what is left is the name of it
+            if runner.saved_in and runner.saved_in != self.out_dir:  # which has no room
+                self.last_ckpt = os.path.join(runner.saved_in, os.path.basename(self.last_ckpt))
+                _name_last(runner, self.last_ckpt)
             self._written_at = meta['iter']
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
@@ -112,7 +121,7 @@ class _RemovesLater:
 
     def finish(self) -> None:
         for path in self._doomed:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # gone already, or the disk can only be read
                 self._backend.remove(path)
         self._hub.update_info(_DOOMED, [])
 
@@ -158,13 +167,21 @@ def save_now(runner: Any, reason: str, validating: bool = False) -> str:
             by_epoch=False,
             backend_args=hook and hook.backend_args,
         )
-    path = os.path.join(folder, name)
+    path = os.path.join(getattr(runner, 'saved_in', '') or folder, name)
     if safe:
         hook._interim[name] = _identity(path)
-    if is_main_process():
-        with replacing(os.path.join(runner.work_dir, 'last_checkpoint')) as file:
-            file.write_text(path)
+    _name_last(runner, path)
     return path
+
+
+def _name_last(runner: Any, path: str) -> None:
+    """Note which checkpoint is the last; it is found without, too."""
+    if is_main_process():
+        with (
+            suppress(CannotWrite),
+            replacing(os.path.join(runner.work_dir, 'last_checkpoint')) as file,
+        ):
+            file.write_text(path)
 
 
 @contextmanager

@@ -9,12 +9,15 @@ import colorsys
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from paca_mm.files import replacing, writing
 
 #: A smaller image is enlarged, by a whole number, until its longer side is about as long.
 LEAST_SIDE = 640
@@ -135,6 +138,20 @@ def class_map(pixels: Pixels, labels: NDArray, look: Look) -> Pixels:
 def lines(pixels: Pixels, words: Sequence[str]) -> Pixels:
     """Lines of text below the image, which covers none of it."""
     return _Canvas(pixels).with_lines(words)
+
+
+def save(drawing: Pixels, file: str | os.PathLike, option: str = '') -> None:
+    """Write a drawing, in the format that its name ends in; it appears complete or not at all.
+
+    Raises:
+        CannotWrite: The system refuses it; ``option`` of the command names another place.
+    """
+    path = Path(file)
+    _, content = cv2.imencode(path.suffix, np.ascontiguousarray(drawing[..., ::-1]))  # from BGR
+    with writing(path, option):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, option, flushed=False) as part:
+        part.write_bytes(content.tobytes())
 
 
 def beside(left: Pixels, right: Pixels) -> Pixels:

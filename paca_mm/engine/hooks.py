@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import mmcv
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 
@@ -14,7 +13,7 @@ from paca_mm import threads
 from paca_mm.datasets.images import loader_of
 from paca_mm.registry import HOOKS
 
-from .drawing import Look, Pixels, beside, lines
+from .drawing import Look, beside, lines, save
 from .tasks import task_for
 from .tasks.cls import Classification
 
@@ -47,7 +46,8 @@ class DrawHook(Hook):
             drawing = task.drawn(pixels, sample, look, self.score_thr)
             if (truth := task.drawn_truth(pixels, sample, look)) is not None:
                 drawing = beside(truth, drawing)
-            _write(drawing, os.path.join(self.out_dir, f'{self._name(sample.img_path)}.png'))
+            name = f'{self._name(sample.img_path)}.png'
+            save(drawing, os.path.join(self.out_dir, name), '--show-dir')
 
     def _name(self, path: str) -> str:
         folder, file = os.path.split(path)
@@ -87,11 +87,7 @@ class DrawClassesHook(Hook):
             ]
             words = [f'true: {", ".join(truth)}'] if truth else []
             words += Classification().words(sample.cpu(), look)
-            _write(lines(pixels, words), os.path.join(self.out_dir, f'{name}.png'))
-
-
-def _write(drawing: Pixels, file: str) -> None:
-    mmcv.imwrite(np.ascontiguousarray(drawing[..., ::-1]), file)  # which wants BGR
+            save(lines(pixels, words), os.path.join(self.out_dir, f'{name}.png'), '--show-dir')
 
 
 def _is_image(value: Any) -> bool:

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,23 @@ from mmengine.runner import Runner
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.latest import read_latest
 from paca_mm.errors import UserError
-from paca_mm.paths import command_line
+from paca_mm.files import make_folder, replacing
+from paca_mm.paths import assets_root, command_line
+from paca_mm.processes import attended, follow_launcher
 
 from .checks import check_config
 from .config import default_work_dir, load_config
-from .distributed import has_accelerator, prepare_cpu, say
+from .distributed import has_accelerator, is_main_process, prepare_cpu, say
 from .hooks import ThreadsHook
 from .loading import naming_files
+from .lock import held
 from .resume import VALIDATED
+from .room import fallback_folder, room_for
 from .runner import SafeRunner
+from .stopping import Stopped
 from .tasks import Task, task_for
 from .tta import use_tta
+from .walk import type_name
 
 
 def train(args: argparse.Namespace) -> None:
@@ -40,13 +48,22 @@ def train(args: argparse.Namespace) -> None:
         _use_amp(cfg)
     if args.auto_scale_lr:
         _scale_lr(cfg)
-    content = _resume(cfg, args.resume) if args.resume else None
-    runner = _build_runner(cfg)
-    if content is not None and isinstance(runner, SafeRunner):
-        runner.take(cfg.load_from, content)
-    if not has_accelerator():
-        runner.register_hook(ThreadsHook())
-    runner.train()
+    _stop_on_signals(cfg)
+    for key in ('fallback_dir', 'wait_for_room'):
+        if getattr(args, key, None) is not None:
+            cfg[key] = getattr(args, key)
+    with _at_work(cfg):
+        content = _resume(cfg, args.resume) if args.resume else None
+        runner = _build_runner(cfg)
+        if content is not None and isinstance(runner, SafeRunner):
+            runner.take(cfg.load_from, content)
+        if not has_accelerator():
+            runner.register_hook(ThreadsHook())
+        try:
+            runner.train()
+        except Stopped as stopped:
+            say(_stopped_summary(stopped, args))
+            raise
     checkpoint = last_checkpoint(cfg.work_dir)
     lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']
     if isinstance(runner, SafeRunner) and runner.skipped and (skipped := runner.skipped()):
@@ -67,13 +84,15 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
     args.cfg_options = {**(args.cfg_options or {}), 'load_from': args.checkpoint}
     cfg, task = _prepare(args, ('test',))
     if args.show_dir:
+        make_folder(args.show_dir, '--show-dir')
         cfg.default_hooks = cfg.get('default_hooks') or {}
         task.draw_into(cfg, os.path.abspath(args.show_dir))
-    if args.out:
-        _dump_into(cfg, task, args.out)
     if args.tta:
         use_tta(cfg, task)
-    metrics = _build_runner(cfg).test()
+    with _predictions_in(args.out) as part, room_for(cfg.work_dir):
+        if part:
+            _dump_into(cfg, task, part)
+        metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
@@ -83,6 +102,7 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
 def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, Task]:
     """The config of a command line, checked and made ready for this machine; its task."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    follow_launcher()
     cfg = load_config(args.config, args.cfg_options, args.shapes)
     cfg.launcher = args.launcher
     if args.work_dir:
@@ -106,8 +126,26 @@ def _build_runner(cfg: Config) -> Runner:
             f'{e}\n  to see what is missing and how to fix it: {command_line("doctor")}'
         ) from e
     build = runner.build_dataloader
-    runner.build_dataloader = lambda *args, **kwargs: naming_files(build(*args, **kwargs))
+    runner.build_dataloader = lambda *args, **kwargs: naming_files(attended(build(*args, **kwargs)))
     return runner
+
+
+def _stop_on_signals(cfg: Config) -> None:
+    """Give every config the hook that saves when a signal comes, unless it says otherwise."""
+    hooks = dict(cfg.get('default_hooks') or {})
+    if 'stop' in hooks and hooks['stop'] is None:
+        del hooks['stop']  # mmengine takes None for its own hooks only
+    elif not any(type_name(hook) == 'StopHook' for hook in cfg.get('custom_hooks') or ()):
+        hooks.setdefault('stop', dict(type='paca_mm.StopHook'))
+    cfg.default_hooks = hooks
+
+
+@contextmanager
+def _at_work(cfg: Config) -> Iterator[None]:
+    """The one run of its work directory, which may be without room."""
+    alone = held(cfg.work_dir) if is_main_process() else nullcontext()
+    with alone, room_for(cfg.work_dir):
+        yield
 
 
 def _use_amp(cfg: Config) -> None:
@@ -129,7 +167,7 @@ def _scale_lr(cfg: Config) -> None:
 def _resume(cfg: Config, checkpoint: str) -> Any | None:
     """Let a run go on from a checkpoint; returns its content, None if there is nothing to resume."""
     if checkpoint == 'auto':
-        latest = read_latest(cfg.work_dir)
+        latest = _latest(cfg)
         if latest is None:
             say(f'note: nothing to resume in {cfg.work_dir}: starting from the beginning')
             return None
@@ -148,6 +186,13 @@ def _resume(cfg: Config, checkpoint: str) -> Any | None:
     return content
 
 
+def _latest(cfg: Config) -> tuple[Path, Any] | None:
+    """The newest checkpoint of a run: in its work directory, or where it went for lack of room."""
+    places = [cfg.work_dir, fallback_folder(cfg, cfg.work_dir)]
+    found = [latest for place in places if place and (latest := read_latest(place))]
+    return max(found, key=lambda latest: latest[1].get('meta', {}).get('iter', 0), default=None)
+
+
 def _test_command(args: argparse.Namespace, checkpoint: str | None) -> str:
     """The command that evaluates what was trained, from the present folder."""
     words = [args.config, str(checkpoint)]
@@ -157,13 +202,53 @@ def _test_command(args: argparse.Namespace, checkpoint: str | None) -> str:
     return command_line('test', *words, *(['--cfg-options', *typed] if typed else []))
 
 
-def _dump_into(cfg: Config, task: Task, file: str) -> None:
-    """Let the evaluator keep all predictions in a pickle file."""
+@contextmanager
+def _predictions_in(file: str | None) -> Iterator[str | None]:
+    """Where the evaluator writes all predictions, which become a pickle file at the end."""
+    if file is None or not is_main_process():
+        yield file
+        return
     if Path(file).suffix not in ('.pkl', '.pickle'):
         raise UserError(f'--out {file}: the file name must end in .pkl or .pickle.')
+    make_folder(Path(file).absolute().parent, '--out')
+    with replacing(file, '--out', '.pkl') as part:
+        yield str(part)
+
+
+def _dump_into(cfg: Config, task: Task, file: str) -> None:
+    """Let the evaluator keep all predictions in a pickle file."""
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     cfg.test_evaluator = [*evaluators, dict(type=task.dump_type, out_file_path=file)]
+
+
+def _stopped_summary(stopped: Stopped, args: argparse.Namespace) -> str:
+    """What a run that was told to stop ends with."""
+    lines = [
+        '',
+        f'stopped by {stopped.signal}',
+        f'saved:    {stopped.checkpoint}',
+        f'go on:    {_resume_command(args)}',
+    ]
+    return '\n'.join(lines)
+
+
+def _resume_command(args: argparse.Namespace) -> str:
+    """The command that goes on with a run, from the present folder."""
+    words = ['--shapes'] if args.shapes else []
+    words += ['--amp'] if args.amp else []
+    words += ['--auto-scale-lr'] if args.auto_scale_lr else []
+    words += ['--work-dir', args.work_dir] if args.work_dir else []
+    words += ['--fallback-dir', args.fallback_dir] if args.fallback_dir else []
+    words += ['--resume']
+    typed = getattr(args, 'typed_options', ())
+    words += ['--cfg-options', *typed] if typed else []
+    if args.launcher == 'none':
+        return command_line('train', args.config, *words)
+    if args.launcher == 'pytorch' and os.environ.get('GROUP_WORLD_SIZE', '1') == '1':
+        script = os.path.relpath(assets_root() / 'tools/dist_train.sh')
+        return shlex.join(['bash', script, args.config, os.environ['WORLD_SIZE'], *words])
+    return 'the same command with --resume'
 
 
 def _closing_summary(metrics: dict[str, Any], seconds: float, lines: Sequence[str]) -> str:

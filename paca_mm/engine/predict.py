@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
-import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
@@ -18,12 +17,12 @@ from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.environment import require
 from paca_mm.errors import UserError, some_of
-from paca_mm.files import replacing
+from paca_mm.files import make_folder, replacing
 from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .data_checks import datasets_of
 from .distributed import device as default_device
-from .drawing import Look
+from .drawing import Look, save
 from .tasks import task_for
 from .walk import dataset_class, test_dataset, type_name
 
@@ -95,7 +94,7 @@ class Predictor:
         if drawn:
             pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
             drawing = self.task.drawn(pixels, sample, self.look, score_thr)
-            mmcv.imwrite(np.ascontiguousarray(drawing[..., ::-1]), drawn)  # which wants BGR
+            save(drawing, drawn, '--out')
         return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
 
 
@@ -151,7 +150,7 @@ def predict_all(
     """
     out = Path(out_dir)
     drawings = _drawings(images, out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, '--out')
     records: list[dict[str, Any]] = []
     _store(records, out)
     for image, drawn in zip(images, drawings, strict=True):
@@ -185,5 +184,5 @@ def _drawings(images: list[str], out: Path) -> list[str]:
 
 
 def _store(records: list[dict[str, Any]], out: Path) -> None:
-    with replacing(out / 'predictions.json') as part:
+    with replacing(out / 'predictions.json', '--out') as part:
         part.write_text(json.dumps(records, indent=1))

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast, get_world_size
+from mmengine.dist import broadcast, get_world_size, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -14,13 +15,17 @@ from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.latest import read_latest
 from paca_mm.checkpoint.load import fit_whole, unwrapped
 from paca_mm.errors import UserError
-from paca_mm.files import move_into_place
+from paca_mm.files import replacing
 from paca_mm.models.common.norms import convert_sync_batchnorm
+from paca_mm.processes import attended
 from paca_mm.registry import RUNNERS
 
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
+from .lock import held
 from .resume import VALIDATED, Place, keep_gradients, restore_gradients
+from .room import PATIENCE, fallback_folder, forgive_curves, forgive_log, save_somewhere
 from .seeds import seed_generators, seeding
+from .stopping import StopHook, released
 
 
 @RUNNERS.register_module()
@@ -28,7 +33,8 @@ class SafeRunner(Runner):
     """A Runner with safe files (``runner_type='paca_mm.SafeRunner'``).
 
     * A checkpoint appears under its name only when it is complete, so a kill while saving leaves the
-      one before it.
+      one before it. Where there is no room for it, it goes to ``fallback_dir``, or waits for
+      ``wait_for_room`` minutes (5 by default); logs are then left out.
     * A resumed run goes on with the very numbers that the killed one would have had, from any step:
       what is drawn depends on the run's seed and the number of the sample or step, not on what was
       drawn before (see :mod:`.seeds`), whatever the number of workers. It goes on in the middle of an
@@ -46,12 +52,17 @@ class SafeRunner(Runner):
     _needs_all = False
     _read: tuple[str, Any] | None = None
     skipped: SkippedFiles | None = None
+    saved_in = ''  # where the last checkpoint went
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class, without the three lines for every parameter under ``paramwise_cfg``."""
         logger = super().build_logger(*args, **kwargs)
         logger.addFilter(lambda record: not record.getMessage().startswith('paramwise_options'))
-        return logger
+        return forgive_log(logger)
+
+    def build_visualizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class; curves that cannot be written do not end the run."""
+        return forgive_curves(super().build_visualizer(*args, **kwargs), self.logger)
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """As the base class; None turns off every hook of a config, also one mmengine does not know."""
@@ -67,7 +78,7 @@ class SafeRunner(Runner):
     ) -> DataLoader:
         """As the base class; a file that cannot be read is named, every sample has its own numbers."""
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        return naming_files(seeding(loader, seed or 0))
+        return naming_files(attended(seeding(loader, seed or 0)))
 
     def build_train_loop(self, loop: Any) -> Any:
         """As the base class; up to ``max_skipped`` files that cannot be read are passed over."""
@@ -91,17 +102,35 @@ class SafeRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
-        """Save atomically, with the place in the data in ``meta``; see the base class."""
+        """Save atomically, with the place in the data in ``meta``; see the base class.
+
+        Raises:
+            CannotWrite: There was no room, in ``fallback_dir`` either.
+        """
         meta = {} if meta is None else meta
         if self._place:
             by_epoch = kwargs.get('by_epoch', True)
             epoch = meta.get('epoch', self.epoch + by_epoch)
             meta['data'] = self._place.record(epoch, meta.get('iter', self.iter + (not by_epoch)))
-        local = '://' not in str(out_dir) and not kwargs.get('backend_args')
-        part = f'.{filename}.part' if local else filename
-        super().save_checkpoint(out_dir, part, *args, meta=meta, **kwargs)
-        if local and os.path.isfile(os.path.join(out_dir, part)):  # only rank 0 has written
-            move_into_place(os.path.join(out_dir, part), os.path.join(out_dir, filename))
+        folder, self.saved_in = str(out_dir), ''
+        save = super().save_checkpoint
+        if '://' in folder or kwargs.get('backend_args') or not is_main_process():
+            save(folder, filename, *args, meta=meta, **kwargs)
+            self.saved_in = folder
+            return
+
+        def save_in(place: str) -> None:
+            with replacing(os.path.join(place, filename), '--work-dir') as part:
+                save(place, part.name, *args, meta=meta, **kwargs)
+
+        self.saved_in = save_somewhere(
+            save_in,
+            folder,
+            fallback_folder(self.cfg, self.work_dir),
+            self.cfg.get('wait_for_room', PATIENCE),
+            given_up=lambda: any(hook.told for hook in self.hooks if isinstance(hook, StopHook)),
+            warn=self.logger.warning,
+        )
 
     def load_checkpoint(
         self,
@@ -156,12 +185,16 @@ class SafeRunner(Runner):
         return super().val()
 
     def train(self) -> Any:
-        """Train; ``resume=True`` without ``load_from`` goes on from the newest good checkpoint."""
-        if self._resume and self._load_from is None:
-            self._find_newest()
-        if self._resume:
-            self._keep_seed()
-        return super().train()
+        """Train, as the one run of the work directory; ``resume=True`` without ``load_from`` goes on
+        from the newest good checkpoint.
+        """
+        alone = held(self.work_dir) if is_main_process() else nullcontext()
+        with alone, released(self.hooks):
+            if self._resume and self._load_from is None:
+                self._find_newest()
+            if self._resume:
+                self._keep_seed()
+            return super().train()
 
     def _find_newest(self) -> None:
         latest = read_latest(self.work_dir)

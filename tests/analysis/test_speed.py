@@ -245,7 +245,7 @@ def test_without_a_gpu(capsys):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'taken').write_text('')
     conditions = Conditions.now('cpu', 1)
-    with pytest.raises(UserError, match='choose another --out'):
+    with pytest.raises(UserError, match=r'cannot be written: .*\n.*--out'):
         results.save([], conditions, tmp_path / 'taken', 'name')
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from paca_mm.engine.config import default_work_dir, load_config
+from paca_mm.files import make_folder
 from paca_mm.threads import cores
 
 from .report import write_report
@@ -18,6 +19,7 @@ def check(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, args.cfg_options, args.shapes)
     out = Path(args.out or Path(default_work_dir(args.config, args.shapes)) / 'data')
     workers = max(args.workers or cores(), 1)
+    make_folder(out, '--out')
     bar = Progress(
         TextColumn('reading'),
         BarColumn(),

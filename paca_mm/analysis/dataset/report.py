@@ -23,7 +23,7 @@ def write_report(survey: Survey, folder: Path) -> str:
         ('report.json', json.dumps(as_dict(survey), indent=1)),
         ('report.html', page(survey)),
     ):
-        with replacing(folder / name) as part:
+        with replacing(folder / name, '--out') as part:
             part.write_text(content, 'utf-8')
     return text
 

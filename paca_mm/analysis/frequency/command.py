@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from paca_mm.engine.config import load_config
-from paca_mm.errors import UserError
+from paca_mm.files import make_folder
 from paca_mm.paths import command_line
 
 from .images import load_images
@@ -20,10 +20,7 @@ def analyze(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options, args.shapes)
     name = Path(args.config).stem
     out = Path(args.out or Path('work_dirs', 'frequency', name))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f'the folder {out} cannot be made ({e.strerror}): --out another.') from e
+    make_folder(out, '--out')
     every = prepared(cfg)
     if args.search:
         family_with_arch(every)

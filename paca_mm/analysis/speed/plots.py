@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from paca_mm.families import row_named
+from paca_mm.files import replacing
 
 from .conditions import Conditions
 from .results import Row
@@ -210,6 +211,7 @@ def _name_all(figure: Any, axes: Any, rows: Sequence[Row], colours: dict[str, st
 def _store(figure: Any, file: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(file, dpi=130)
+    with replacing(file, '--out') as part:
+        figure.savefig(part, dpi=130, format=file.suffix.removeprefix('.'))
     plt.close(figure)
     return file

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from paca_mm.errors import UserError
+from paca_mm.files import make_folder, replacing
 
 from ..tables import columns
 from .conditions import Conditions
@@ -107,23 +107,18 @@ def save(rows: Sequence[Row], conditions: Conditions, folder: Path, name: str) -
     """Write the rows as CSV, the conditions in every line; what was saved before stays.
 
     Raises:
-        UserError: The folder cannot be written.
+        CannotWrite: The folder cannot be written.
     """
     file = folder / f'{name}.csv'
     for i in count(2):
         if not file.exists():
             break
         file = folder / f'{name}_{i}.csv'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with file.open('w', newline='') as f:
-            writer = csv.DictWriter(f, [x.name for x in (*fields(Row), *fields(Conditions))])
-            writer.writeheader()
-            for row in rows:
-                values = {
-                    k: f'{v:.4g}' if isinstance(v, float) else v for k, v in asdict(row).items()
-                }
-                writer.writerow({**values, **asdict(conditions)})
-    except OSError as e:
-        raise UserError(f'{file} cannot be written ({e.strerror}): choose another --out.') from e
+    make_folder(folder, '--out')
+    with replacing(file, '--out') as part, part.open('w', newline='') as f:
+        writer = csv.DictWriter(f, [x.name for x in (*fields(Row), *fields(Conditions))])
+        writer.writeheader()
+        for row in rows:
+            values = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in asdict(row).items()}
+            writer.writerow({**values, **asdict(conditions)})
     return file

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from paca_mm.errors import UserError
+from paca_mm.files import room
 from paca_mm.paths import command_line
 
 from .dataset import FORMAT, RECIPE, ShapesSpec, image_name, write_dataset
@@ -111,8 +112,9 @@ def _locked(out: Path, spec: ShapesSpec) -> Iterator[None]:
             yield
     except OSError as error:
         raise UserError(
-            f'The shapes dataset cannot be written to {out}: {error.strerror or error}.\n  to fix it: '
-            f'name a folder on a disk that is writable and has room for about {_megabytes(spec)} MB.'
+            f'The shapes dataset cannot be written to {out}: {error.strerror or error} '
+            f'({room(out)}).\n  to fix it: name a folder on a disk that is writable and has room '
+            f'for about {_megabytes(spec)} MB.'
         ) from error
 
 
