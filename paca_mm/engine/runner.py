@@ -19,6 +19,7 @@ from paca_mm.files import move_into_place
 from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
+from .dry_run import dry_run
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
 
 
@@ -65,6 +66,11 @@ class SafeRunner(Runner):
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(seed or 0)
         return naming_files(loader)
+
+    def train(self) -> Any:
+        """As the base class; what is wrong with the config is found before the first iteration."""
+        dry_run(self)
+        return super().train()
 
     def build_train_loop(self, loop: Any) -> Any:
         """As the base class; up to ``max_skipped`` files that cannot be read are passed over."""
