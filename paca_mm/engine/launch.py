@@ -19,9 +19,17 @@ from paca_mm.paths import command_line
 
 from .checks import check_config
 from .config import default_work_dir, load_config
-from .distributed import has_accelerator, prepare_cpu, say
+from .distributed import (
+    has_accelerator,
+    losing_no_process,
+    prepare_cpu,
+    processes_met,
+    say,
+)
+from .dry_run import dry_run
 from .hooks import ThreadsHook
 from .loading import naming_files
+from .mistakes import explained
 from .runner import SafeRunner
 from .tasks import Task, task_for
 from .tta import use_tta
@@ -40,12 +48,15 @@ def train(args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         _scale_lr(cfg)
     content = _resume(cfg, args.resume) if args.resume else None
-    runner = _build_runner(cfg)
-    if content is not None and isinstance(runner, SafeRunner):
-        runner.take(cfg.load_from, content)
-    if not has_accelerator():
-        runner.register_hook(ThreadsHook())
-    runner.train()
+    with losing_no_process(), explained(cfg):
+        runner = _build_runner(cfg)
+        if content is not None and isinstance(runner, SafeRunner):
+            runner.take(cfg.load_from, content)
+        if not has_accelerator():
+            runner.register_hook(ThreadsHook())
+        if not isinstance(runner, SafeRunner):  # which does so itself
+            dry_run(runner)
+        runner.train()
     checkpoint = last_checkpoint(cfg.work_dir)
     lines = [f'saved:    {checkpoint}', f'evaluate: {_test_command(args, checkpoint)}']
     if isinstance(runner, SafeRunner) and runner.skipped and (skipped := runner.skipped()):
@@ -72,7 +83,8 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
         _dump_into(cfg, task, args.out)
     if args.tta:
         use_tta(cfg, task)
-    metrics = _build_runner(cfg).test()
+    with losing_no_process(), explained(cfg):
+        metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
@@ -83,6 +95,12 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
     """The config of a command line, checked and made ready for this machine; its task."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.shapes)
+    if not cfg.get('model'):
+        raise UserError(
+            f'{args.config} has no model, so there is nothing to run.\n'
+            f'  to fix it: a complete config ({command_line("config")} lists ours); what lies in _base_ '
+            'is a part of one.'
+        )
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -90,16 +108,30 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
         cfg.work_dir = default_work_dir(args.config, args.shapes)
     task = task_for(cfg)
     check_config(cfg, [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None], task)
+    _make_folder(cfg.work_dir)
     for change in prepare_cpu(cfg, args.launcher):
         say(f'note: {change}')
     return cfg, task
 
 
+def _make_folder(work_dir: str) -> None:
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f'the work directory {os.path.abspath(work_dir)} cannot be made ({e.strerror}).\n'
+            '  to fix it: --work-dir FOLDER, where you may write.'
+        ) from e
+
+
 def _build_runner(cfg: Config) -> Runner:
     try:
-        if cfg.get('runner_type'):
-            return MMENGINE_RUNNERS.build(cfg)  # ours has safe files and names broken ones itself
-        runner = Runner.from_cfg(cfg)
+        with processes_met():
+            if cfg.get('runner_type'):
+                return MMENGINE_RUNNERS.build(
+                    cfg
+                )  # ours has safe files and names broken ones itself
+            runner = Runner.from_cfg(cfg)
     except ImportError as e:
         raise UserError(
             f'{e}\n  to see what is missing and how to fix it: {command_line("doctor")}'
