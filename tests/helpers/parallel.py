@@ -72,7 +72,9 @@ def trained(cfg):
         runner.train()
     scalars = runner.message_hub.log_scalars
     metrics = {
-        n: float(b.current()) for n, b in scalars.items() if n.startswith('val/') and 'time' not in n
+        n: float(b.current())
+        for n, b in scalars.items()
+        if n.startswith('val/') and 'time' not in n
     }
     return dict(state=weights(runner.model), losses=losses, metrics=metrics)
 
