@@ -7,7 +7,9 @@ project, with any host's tools, in whatever place ``paca_mm`` is installed.
 """
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from paca_mm import __version__
 from paca_mm.paths import assets_root
@@ -52,21 +54,46 @@ def complete(path: Path) -> str:
     return f'# Complete: {_title(path)}.\n{Config.fromfile(path).pretty_text}'
 
 
-def cure_for_missing_base(file: Path) -> str | None:
+def circle_in_bases(file: Path, above: tuple[Path, ...] = ()) -> str | None:
+    """Where a config takes itself up, and how to fix it; None if it does not.
+
+    mmengine would go round until Python stops it, which takes a while.
+
+    Args:
+        file: The config.
+        above: The files that took it up, the outermost first.
+    """
+    chain = (*above, file.resolve())
+    for base, line in _bases_of(file):
+        path = (file.parent / base).resolve() if isinstance(base, str) else None
+        if path is None or not path.is_file():
+            continue
+        if path in chain:
+            circle = '\n  -> '.join(map(str, [*chain[chain.index(path) :], path]))
+            return (
+                f'{_place(file, line)}: _base_ = {base!r} leads back to a config that takes this one '
+                f'up:\n     {circle}\n  to fix it: take that line out of one of them.'
+            )
+        if fault := circle_in_bases(path, chain):
+            return fault
+    return None
+
+
+def fault_in_bases(file: Path) -> str | None:
     """What is wrong with the bases of a config, and how to fix it; None if they are all there."""
-    try:
-        found = _statement(file.read_text())
-        bases = [] if found is None else _literals(found.value)
-    except (OSError, ValueError, SyntaxError):
-        return None
-    for base in bases:
+    for base, line in _bases_of(file):
+        if not isinstance(base, str):
+            return (
+                f'{_place(file, line)}: _base_ holds {base!r}, where the path of a config must be.\n'
+                "  to fix it: _base_ = 'the/path.py', or a list of paths."
+            )
         outside = '::' in base
         path = file.parent / base
         if outside and not base.startswith('paca_mm::'):
             continue
         if not outside and path.is_file():
-            if cure := cure_for_missing_base(path):
-                return cure
+            if fault := fault_in_bases(path):
+                return fault
             continue
         ours = _ours(base.partition('::')[2] if outside else base)
         cure = (
@@ -77,8 +104,53 @@ def cure_for_missing_base(file: Path) -> str | None:
             if outside
             else f'which would be {path.resolve()}, and is not there'
         )
-        return f'{file} takes up _base_ = {base!r}, {why}.\n  to fix it: {cure}'
+        return f'{_place(file, line)} takes up _base_ = {base!r}, {why}.\n  to fix it: {cure}'
     return None
+
+
+def _place(file: Path, line: int | None) -> str:
+    return f'{file}, line {line}' if line else str(file)
+
+
+def _bases_of(file: Path) -> Iterator[tuple[Any, int | None]]:
+    """What is written as a config's bases, each with its line; another expression is none of them.
+
+    Of a pure-Python config these are the relative imports below ``read_base``, as paths.
+    """
+    try:
+        text = file.read_text()
+        if file.suffix != '.py':
+            bases = _loaded(file).get('_base_', [])
+            yield from ((base, None) for base in (bases if isinstance(bases, list) else [bases]))
+            return
+        found = _statement(text)
+        if found is not None:
+            for node in _elements(found.value):
+                if isinstance(node, ast.Constant):
+                    yield node.value, node.lineno
+        yield from _read_bases(ast.parse(text))
+    except (OSError, ValueError, SyntaxError):
+        return
+
+
+def _read_bases(module: ast.Module) -> Iterator[tuple[str, int]]:
+    for node in module.body:
+        if isinstance(node, ast.With) and 'read_base' in ast.unparse(node.items[0]):
+            for taken in node.body:
+                if isinstance(taken, ast.ImportFrom) and taken.level and taken.module:
+                    up = '../' * (taken.level - 1)
+                    yield f'{up}{taken.module.replace(".", "/")}.py', taken.lineno
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    """The content of a JSON or YAML config; none if it is no mapping."""
+    from mmengine.fileio import load
+
+    try:
+        content = load(file)
+    except Exception:  # each format has its own; mmengine's words are better
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _title(path: Path) -> str:
@@ -94,9 +166,13 @@ def _statement(text: str) -> ast.Assign | None:
     return None
 
 
+def _elements(value: ast.expr) -> list[ast.expr]:
+    return value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
+
+
 def _literals(value: ast.expr) -> list[str]:
     """The bases that are written out; another expression is none."""
-    nodes = value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
+    nodes = _elements(value)
     return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
 

@@ -39,7 +39,8 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
             if not (unknown := re.search(r'([\w.]+) is not in the ([\w:. ]+ registry)', str(e))):
                 raise
             print(
-                f'\nerror: the config names type={unknown[1]!r}, which is not in the {unknown[2]}.\n'
+                f'\nerror: the config names type={unknown[1]!r}, which is not in the {unknown[2]}'
+                f'{did_you_mean(unknown[1], _registered(e), most=3)}\n'
                 '  to fix it: correct its spelling; for a class of your own, name its module: '
                 "custom_imports=dict(imports=['my_module']).",
                 file=sys.stderr,
@@ -52,6 +53,19 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
             raise SystemExit(code)
 
     return run
+
+
+def _registered(error: BaseException) -> set[str]:
+    """The names that the registry which raised an error has, and those above it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    names: set[str] = set()
+    registry = at.tb_frame.f_locals.get('registry') if at is not None else None
+    while registry is not None:
+        names |= {*getattr(registry, 'module_dict', ())}
+        registry = getattr(registry, 'parent', None)
+    return names
 
 
 def plain_message(error: BaseException) -> str:

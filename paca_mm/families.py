@@ -98,6 +98,8 @@ class Family:
         title: What messages call it.
         members: The registered names, without ``paca_mm.``.
         backbone: The member that is the backbone.
+        blocks: The classes that repeat along the depth, each with its module. A training that shards
+            the model keeps each of them in one piece.
         toy: Arguments of a small backbone with every part of the large ones; the doctor runs it.
         widths: The channels of every stage, from the arguments of the backbone; may raise UserError.
         arch: The dict of sizes that the backbone takes as its ``arch``, from its arguments: one number
@@ -122,6 +124,7 @@ class Family:
     title: str
     members: Mapping[str, Member] = field(default_factory=dict)
     backbone: str | None = None
+    blocks: Sequence[str] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     widths: Callable[[Mapping[str, Any]], tuple[int, ...]] | None = None
     arch: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None

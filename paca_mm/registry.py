@@ -57,4 +57,5 @@ HOOKS = _child(
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'OPTIM_WRAPPER_CONSTRUCTORS', locations=['paca_mm.engine.optim']
 )
+FUNCTIONS = _child('FUNCTIONS', locations=['paca_mm.engine.sharding'])
 TRANSFORMS = _child('TRANSFORMS', locations=['paca_mm.datasets.transforms'])

@@ -151,7 +151,7 @@ def test_options_that_are_none_are_named():
     assert cfg_options(None) is None
     with pytest.raises(UserError, match=r'--cfg-options 5\): it must be KEY=VALUE'):
         cfg_options(['a=(1,', '5)'][1:])
-    with pytest.raises(UserError, match=r'--cfg-options a=\[\(1,2\]: Imbalanced brackets'):
+    with pytest.raises(UserError, match=r"--cfg-options a=\[\(1,2\]: 1 '\(' and 0 '\)'"):
         cfg_options(['a=[(1,2]'])
 
 

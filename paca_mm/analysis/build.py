@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.engine.config import load_config
+from paca_mm.engine.mistakes import explained
 from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
 from paca_mm.families import Family
@@ -23,7 +24,8 @@ def build(cfg: Config) -> nn.Module:
     model = dict(cfg.model)
     if cfg.get('data_preprocessor'):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(model))
+    with explained(cfg):
+        return revert_sync_batchnorm(MODELS.build(model))
 
 
 def host_config(host: str, backbone: Mapping[str, Any], widths: Sequence[int]) -> Config:

@@ -37,11 +37,28 @@ def cfg_options(words: Sequence[str] | None) -> dict[str, Any] | None:
                 '  to fix it: put a value with blanks or brackets into quotes, '
                 "such as 'model.head.topk=(1, 5)'."
             )
-        try:
-            action(argparse.ArgumentParser(), parsed, [word])
-        except AssertionError as e:  # how DictAction says it
-            raise UserError(f'--cfg-options {word}: {e}') from e
+        name, _, value = word.partition('=')
+        if fault := _fault_of(value.strip('\'"').replace(' ', '')):
+            raise UserError(f'--cfg-options {name}={value}: {fault}')
+        action(argparse.ArgumentParser(), parsed, [word])
     return parsed.cfg_options
+
+
+def _fault_of(value: str) -> str | None:
+    """What ``DictAction`` would stumble over in a value without blanks, or take for a text."""
+    for opening, closing in ('()', '[]'):
+        begun, ended = value.count(opening), value.count(closing)
+        if begun != ended and (',' in value or value[:1] in '([' or value[-1:] in ')]'):
+            return (
+                f'{begun} {opening!r} and {ended} {closing!r}.\n'
+                '  to fix it: close every bracket, and put the option into quotes.'
+            )
+    if value.startswith(('dict(', '{')):
+        return (
+            'a dict cannot be given as one value.\n'
+            '  to fix it: an option for each of its parts, such as model.backbone.init_cfg.type=...'
+        )
+    return None
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from paca_mm.datasets.glance import Glance
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 
+from .arguments import check_arguments
 from .data_checks import datasets_of, make_named_shapes
 from .distributed import is_first_of_machine, say
 from .tasks import Task, task_for
@@ -37,6 +38,7 @@ def check_config(cfg: Config, phases: Sequence[str], task: Task | None = None) -
     task = task or task_for(cfg)
     require(task.scope)
     init_default_scope(cfg.default_scope)
+    check_arguments(cfg, phases)
     if 'train' in phases:
         for node in walk(cfg.get('model') or {}):
             for init in weights_of(node):

@@ -1,16 +1,19 @@
 """Configs as the tools take them: found or missed by name, and turned to the embedded dataset."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import load
 
-from paca_mm.bases import cure_for_missing_base
+from paca_mm.bases import circle_in_bases, fault_in_bases
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root, configs, find_config
 
 from .data_checks import heads_of
+from .options import merge
 from .tasks import scope_of_model, task_for
 from .walk import leave_weights_out, type_name
 
@@ -26,22 +29,38 @@ def load_config(path: str, options: dict | None = None, shapes: bool = False) ->
         shapes: Turn the config to the embedded dataset (see :func:`use_shapes`).
 
     Raises:
-        UserError: There is no such config, or it cannot be parsed.
+        UserError: There is no such config, it cannot be parsed, or an option does not fit it.
     """
     file = find_config(path)
+    if circle := circle_in_bases(file):
+        raise UserError(circle)
     try:
         cfg = Config.fromfile(file)
     except Exception as e:
-        if cure := cure_for_missing_base(file):
-            raise UserError(cure) from e
+        if fault := fault_in_bases(file) or _fault_of_kind(file):
+            raise UserError(fault) from e
         raise UserError(f'{file} cannot be read as a config: {type(e).__name__}: {e}') from e
     if cfg.get('model') and not cfg.get('default_scope') and (scope := scope_of_model(cfg.model)):
         cfg.default_scope = scope  # lazy configs have none, but their texts are of a host's too
     if shapes:
         use_shapes(cfg)
     if options:
-        cfg.merge_from_dict(options)
+        merge(cfg, options)
     return cfg
+
+
+def _fault_of_kind(file: Path) -> str | None:
+    """What is wrong with a JSON or YAML file that holds something else than settings by name."""
+    if file.suffix == '.py':
+        return None
+    with suppress(Exception):  # no such format, or a fault of it
+        content = load(file)
+        if not isinstance(content, dict):
+            return (
+                f'{file} holds a {type(content).__name__}, where a config has settings by name.\n'
+                '  to fix it: put what it holds under a name, such as {"train_pipeline": ...}.'
+            )
+    return None
 
 
 def default_work_dir(config: str, shapes: bool) -> str:

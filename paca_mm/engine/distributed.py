@@ -2,7 +2,10 @@
 
 import os
 import subprocess
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -29,7 +32,12 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
 
     Returns:
         What was changed, a sentence each.
+
+    Raises:
+        UserError: Nobody has started the processes of the launcher, or they cannot meet.
     """
+    if launcher != 'none':
+        _check_job(launcher)
     if has_accelerator():
         return []
     changes = []
@@ -45,16 +53,37 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
             node['type'] = 'BN'
         if norms:
             changes.append('no GPU: BatchNorm statistics are per process (SyncBN needs a GPU)')
+        _keep_on_cpu(cfg)
+        if not dist.is_initialized():
+            _name_the_job(launcher)
+            seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+            with processes_met():
+                dist.init_process_group(
+                    'gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
+                )
+    return changes
+
+
+def _keep_on_cpu(cfg: Config) -> None:
+    """Let what is around a model in a distributed run use no device, in place."""
+    strategy = cfg.get('strategy') or {}
+    if type_name(strategy) == 'FSDPStrategy':
+        strategy['model_wrapper'] = {**(strategy.get('model_wrapper') or {}), 'device_id': 'cpu'}
+        # A checkpoint that is gathered by one process is copied from its device, which is none.
+        strategy['state_dict_cfg'] = dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig'),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig'),
+        )
+        return
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if type_name(wrapper) in ('', 'MMDistributedDataParallel'):
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',
-            device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-        if not dist.is_initialized():
-            _name_the_job(launcher)
-            dist.init_process_group('gloo')
-    return changes
+        cfg.model_wrapper_cfg.update(wrapper, device_ids=None)
 
 
 #: What launchers call the rank and the number of processes of a job.
@@ -63,23 +92,102 @@ _LOCAL_RANKS = ('SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID'
 _SIZES = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
 
 
-def _name_the_job(launcher: str) -> None:
-    """Set what torch reads from the environment, from what slurm and mpi have set.
+def _check_job(launcher: str) -> None:
+    """The launcher has started this process.
 
     Raises:
-        UserError: The command was not started by the launcher, or nobody says which is the first of
-            several machines.
+        UserError: It has not, or it started more processes than there are GPUs.
     """
-    for name, known in (('RANK', _RANKS), ('WORLD_SIZE', _SIZES)):
-        value = next((os.environ[key] for key in known if key in os.environ), None)
-        if value is None:
+    for known in (_RANKS, _SIZES):
+        if not any(key in os.environ for key in known):
             raise UserError(
                 f'--launcher {launcher}, but none of {", ".join(known)} is set: no launcher has '
                 'started this process.\n'
                 f'  to fix it: start it by {_started_by(launcher)},\n'
                 '  or leave --launcher out for one process.'
             )
-        os.environ.setdefault(name, value)
+    for key in (*_RANKS, *_SIZES, *_LOCAL_RANKS):
+        if key in os.environ and not os.environ[key].isdigit():
+            raise UserError(
+                f'{key}={os.environ[key]!r} in the environment: it must be a number, which '
+                f'{_started_by(launcher)} sets.\n  to fix it: unset {key}.'
+            )
+    here = next((int(os.environ[key]) for key in _LOCAL_RANKS if key in os.environ), 0)
+    if torch.cuda.is_available() and here >= torch.cuda.device_count():
+        raise UserError(
+            f'process {here} of this machine has no GPU: there are {torch.cuda.device_count()}.\n'
+            '  to fix it: as many processes as GPUs; CUDA_VISIBLE_DEVICES may hide some.'
+        )
+
+
+@contextmanager
+def processes_met() -> Iterator[None]:
+    """Where the processes of a run look for each other.
+
+    Raises:
+        UserError: The port is taken, or the others do not come.
+    """
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        if 'EADDRINUSE' in str(error):
+            raise UserError(
+                f'the port {os.environ.get("MASTER_PORT")} of the distributed run is taken by '
+                'another one.\n  to fix it: PORT=29501 before the script, or MASTER_PORT=29501 '
+                'before a command of your own.'
+            ) from error
+        if 'timed out' in str(error):
+            raise UserError(
+                f'not all of the {os.environ.get("WORLD_SIZE")} processes of the run met at '
+                f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}.\n'
+                '  to fix it: the same MASTER_ADDR, MASTER_PORT and number of processes on every '
+                'machine, and a network that lets them through.'
+            ) from error
+        raise
+
+
+#: What a process hears of one that is gone, from gloo, from NCCL and from their store.
+_GONE = (
+    'connection closed by peer',
+    'connection reset by peer',
+    'broken pipe',
+    'timed out waiting',
+    'nccl communicator was aborted',
+    'remote process exited',
+)
+
+
+@contextmanager
+def losing_no_process() -> Iterator[None]:
+    """Let a process that another one has left end with a message; the other one knows the reason.
+
+    Raises:
+        SystemExit: With code 1: another process is gone, or has not answered in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()
+        if not dist.is_initialized() or not any(gone in str(error).lower() for gone in _GONE):
+            raise
+        print(
+            f'\nerror: process {dist.get_rank()} of {dist.get_world_size()} waited for another one '
+            f'that has ended or does not answer ({said[-1] if said else type(error).__name__}).\n'
+            '  to fix it: see what that one said, and go on from the last checkpoint with --resume.',
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(1) from error
+
+
+def _name_the_job(launcher: str) -> None:
+    """Set what torch reads from the environment, from what slurm and mpi have set.
+
+    Raises:
+        UserError: Nobody says which is the first of several machines.
+    """
+    for name, known in (('RANK', _RANKS), ('WORLD_SIZE', _SIZES)):
+        os.environ.setdefault(name, next(os.environ[key] for key in known if key in os.environ))
     os.environ.setdefault('MASTER_PORT', '29500')
     if 'MASTER_ADDR' not in os.environ:
         os.environ['MASTER_ADDR'] = _first_machine(launcher)

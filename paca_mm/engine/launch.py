@@ -23,10 +23,19 @@ from paca_mm.processes import attended, follow_launcher
 
 from .checks import check_config
 from .config import default_work_dir, load_config
-from .distributed import has_accelerator, is_main_process, prepare_cpu, say
+from .distributed import (
+    has_accelerator,
+    is_main_process,
+    losing_no_process,
+    prepare_cpu,
+    processes_met,
+    say,
+)
+from .dry_run import dry_run
 from .hooks import ThreadsHook
 from .loading import naming_files
 from .lock import held
+from .mistakes import explained
 from .resume import VALIDATED
 from .room import fallback_folder, room_for
 from .runner import SafeRunner
@@ -52,13 +61,15 @@ def train(args: argparse.Namespace) -> None:
     for key in ('fallback_dir', 'wait_for_room'):
         if getattr(args, key, None) is not None:
             cfg[key] = getattr(args, key)
-    with _at_work(cfg):
+    with _at_work(cfg), losing_no_process(), explained(cfg):
         content = _resume(cfg, args.resume) if args.resume else None
         runner = _build_runner(cfg)
         if content is not None and isinstance(runner, SafeRunner):
             runner.take(cfg.load_from, content)
         if not has_accelerator():
             runner.register_hook(ThreadsHook())
+        if not isinstance(runner, SafeRunner):  # which does so itself
+            dry_run(runner)
         try:
             runner.train()
         except Stopped as stopped:
@@ -89,10 +100,11 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
         task.draw_into(cfg, os.path.abspath(args.show_dir))
     if args.tta:
         use_tta(cfg, task)
-    with _predictions_in(args.out) as part, room_for(cfg.work_dir):
+    with _predictions_in(args.out) as part, room_for(cfg.work_dir), losing_no_process():
         if part:
             _dump_into(cfg, task, part)
-        metrics = _build_runner(cfg).test()
+        with explained(cfg):
+            metrics = _build_runner(cfg).test()
     lines = [f'predictions: {args.out}'] if args.out else []
     lines += [f'images:    {args.show_dir}'] if args.show_dir else []
     say(_closing_summary(metrics, time.monotonic() - began, lines))
@@ -104,6 +116,12 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     follow_launcher()
     cfg = load_config(args.config, args.cfg_options, args.shapes)
+    if not cfg.get('model'):
+        raise UserError(
+            f'{args.config} has no model, so there is nothing to run.\n'
+            f'  to fix it: a complete config ({command_line("config")} lists ours); what lies in _base_ '
+            'is a part of one.'
+        )
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -111,6 +129,7 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
         cfg.work_dir = default_work_dir(args.config, args.shapes)
     task = task_for(cfg)
     check_config(cfg, [phase for phase in phases if cfg.get(f'{phase}_cfg') is not None], task)
+    make_folder(cfg.work_dir, '--work-dir')
     for change in prepare_cpu(cfg, args.launcher):
         say(f'note: {change}')
     return cfg, task
@@ -118,9 +137,10 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
 
 def _build_runner(cfg: Config) -> Runner:
     try:
-        if cfg.get('runner_type'):
-            return MMENGINE_RUNNERS.build(cfg)  # ours has safe files and names broken ones itself
-        runner = Runner.from_cfg(cfg)
+        with processes_met():
+            if cfg.get('runner_type'):
+                return MMENGINE_RUNNERS.build(cfg)  # ours names broken files itself
+            runner = Runner.from_cfg(cfg)
     except ImportError as e:
         raise UserError(
             f'{e}\n  to see what is missing and how to fix it: {command_line("doctor")}'

@@ -23,6 +23,7 @@ from paca_mm.models.common.norms import revert_sync_batchnorm
 from .data_checks import datasets_of
 from .distributed import device as default_device
 from .drawing import Look, save
+from .mistakes import explained
 from .tasks import task_for
 from .walk import dataset_class, test_dataset, type_name
 
@@ -54,14 +55,16 @@ class Predictor:
         require(self.task.scope)
         init_default_scope(cfg.default_scope)
         content = read_checkpoint(checkpoint)
-        model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
+        with explained(cfg):
+            model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
         # SyncBatchNorm refuses a CPU, and in evaluation it is BatchNorm anyway.
         model = revert_sync_batchnorm(model)
         load_whole(model, content, checkpoint, strict=True)
         self.model: Any = model.to(device or default_device()).eval()
         pipeline = image_pipeline(cfg)
         self.loader = loader_of(pipeline)
-        self.pipeline = Compose(pipeline)
+        with explained(cfg):
+            self.pipeline = Compose(pipeline)
         self.look = Look.of(_dataset_meta(cfg, content))
 
     def predict(

@@ -20,6 +20,7 @@ from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.processes import attended
 from paca_mm.registry import RUNNERS
 
+from .dry_run import dry_run
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
 from .lock import held
 from .resume import VALIDATED, Place, keep_gradients, restore_gradients
@@ -186,7 +187,7 @@ class SafeRunner(Runner):
 
     def train(self) -> Any:
         """Train, as the one run of the work directory; ``resume=True`` without ``load_from`` goes on
-        from the newest good checkpoint.
+        from the newest good checkpoint. What is wrong in the config is found before the first step.
         """
         alone = held(self.work_dir) if is_main_process() else nullcontext()
         with alone, released(self.hooks):
@@ -194,6 +195,7 @@ class SafeRunner(Runner):
                 self._find_newest()
             if self._resume:
                 self._keep_seed()
+            dry_run(self)
             return super().train()
 
     def _find_newest(self) -> None:

@@ -4,8 +4,10 @@ import re
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from helpers.configs import ROOT, task_of
+from paca_mm.engine.arguments import check_arguments
 from paca_mm.engine.config import configs, load_config
 from paca_mm.engine.tasks import TASKS, task_for
 from paca_mm.engine.walk import walk, weights_of
@@ -26,6 +28,9 @@ def test_runs_are_set_up_alike(path):
     backends = [[backend.type for backend in x.vis_backends] for x in (cfg, cfg.visualizer)]
     assert backends == [['LocalVisBackend']] * 2
     assert cfg.model.backbone.type.startswith('paca_mm.')
+    pytest.importorskip(cfg.default_scope)
+    init_default_scope(cfg.default_scope)
+    check_arguments(cfg, ['train', 'val', 'test'])  # what works is no mistake
 
 
 @pytest.mark.parametrize('path', configs(), ids=name)

@@ -1,7 +1,10 @@
 """Two processes on CPUs: one step of theirs is one step of a single process on the whole batch."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.registry import FUNCTIONS
 from test_runner import TINY
 
 from helpers.tool import job
@@ -12,6 +15,7 @@ from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.engine.config import load_config
 from paca_mm.engine.distributed import prepare_cpu
+from paca_mm.families import families, load_member
 from paca_mm.paths import assets_root
 
 #: A step whose loss is a mean over images, so that splitting the batch changes nothing: plain
@@ -74,6 +78,73 @@ def test_two_processes_step_as_one(tmp_path):
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-7, msg=key)
 
 
+@pytest.fixture(scope='module')
+def parallel(tmp_path_factory):
+    """What one process and two have made of the same tiny trainings; then one of the two is killed."""
+    folder = tmp_path_factory.mktemp('parallel')
+    ensure_shapes(folder / 'data/shapes', num_train=4, num_val=5)
+    script = Path(__file__).parents[1] / 'helpers/parallel.py'
+    one = job(1, script, folder, 'cls', 'seg', 'det', cwd=folder)
+    assert one.returncode == 0, one.stderr[-2000:]
+    checks = ['cls', 'seg', 'det', 'fsdp', 'dies']
+    two = job(2, script, folder, *checks, cwd=folder, patience=60)
+    return folder, two
+
+
+def found(parallel, check, processes, rank=0):
+    folder, done = parallel
+    file = folder / f'{check}_{processes}_{rank}.pth'
+    assert file.is_file(), done.stderr[-3000:]
+    return torch.load(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('check', ['cls', 'seg', 'det'])
+def test_two_processes_train_and_validate_as_one(parallel, check):
+    """Losses, weights, and the metrics of five images, which two processes cannot share evenly."""
+    one, two = found(parallel, check, 1), found(parallel, check, 2)
+    other = found(parallel, check, 2, rank=1)
+    losses = [sum(pair) / 2 for pair in zip(two['losses'], other['losses'], strict=True)]
+    assert losses == pytest.approx(one['losses'], rel=1e-5)
+    assert two['losses'] != other['losses']
+    for key, value in one['state'].items():
+        torch.testing.assert_close(two['state'][key], value, rtol=1e-4, atol=1e-6, msg=key)
+        torch.testing.assert_close(two['state'][key], other['state'][key], rtol=0, atol=0, msg=key)
+    assert two['metrics'] == pytest.approx(one['metrics'], rel=1e-3)
+    assert two['metrics']
+
+
+@pytest.mark.slow
+def test_a_model_in_pieces_trains_as_a_whole_one(parallel):
+    whole, pieces = found(parallel, 'cls', 2), found(parallel, 'fsdp', 2)
+    assert pieces['losses'] == pytest.approx(whole['losses'], rel=1e-5)
+    saved = read_checkpoint(pieces['saved'])['state_dict']
+    assert saved.keys() == whole['state'].keys()
+    for key, value in whole['state'].items():
+        torch.testing.assert_close(saved[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_one_with_a_message(parallel):
+    folder, done = parallel
+    assert done.returncode in (1, -9)
+    assert not (folder / 'dies_2_0.pth').exists()
+    assert 'error: process 0 of 2 waited for another one that has ended' in done.stderr
+
+
+@pytest.mark.slow
+def test_four_processes_train_and_validate_as_one(parallel):
+    folder, _ = parallel
+    script = Path(__file__).parents[1] / 'helpers/parallel.py'
+    four = job(4, script, folder, 'cls', cwd=folder)
+    assert four.returncode == 0, four.stderr[-2000:]
+    one = found(parallel, 'cls', 1)
+    every = [found(parallel, 'cls', 4, rank) for rank in range(4)]
+    losses = [sum(each) / 4 for each in zip(*(rank['losses'] for rank in every), strict=True)]
+    assert losses == pytest.approx(one['losses'], rel=1e-5)
+    assert every[0]['metrics'] == pytest.approx(one['metrics'], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_the_tools_run_in_two_processes(tmp_path):
     """Two epochs of a tiny detector, its evaluation, and the same evaluation by tools/test.py."""
@@ -104,3 +175,34 @@ def test_a_config_for_gpus_is_made_ready_for_the_cpu():
     assert 'float32' in note
     assert cfg.optim_wrapper.type == 'OptimWrapper'
     assert 'loss_scale' not in cfg.optim_wrapper
+
+
+@pytest.mark.parametrize('name', [name for name, family in families().items() if family.backbone])
+def test_every_block_of_a_family_is_a_piece(name):
+    family = families()[name]
+    model = load_member(family.backbone)(**family.toy)
+    policy = FUNCTIONS.get('paca_mm.wrap_blocks')
+    pieces = [m for m in model.modules() if policy(m, recurse=False, nonwrapped_numel=0)]
+    assert len(pieces) > 1
+    assert not any(policy(child, False, 0) for piece in pieces for child in piece.children())
+    assert policy(model, recurse=True, nonwrapped_numel=0)
+    assert policy(torch.nn.ReLU(), False, 0, also=['torch.nn.modules.activation.ReLU'])
+    found = {f'{type(piece).__module__}.{type(piece).__name__}' for piece in pieces}
+    assert found == {*family.blocks}
+
+
+def test_a_config_takes_up_the_strategy(tmp_path):
+    configs = assets_root() / 'configs'
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = [{str(configs / "det/mask_rcnn_paca.py")!r}, '
+        f'{str(configs / "_base_/sharded.py")!r}]\n'
+        "runner_type = 'FlexibleRunner'\n"
+        'strategy = _base_.fsdp\n'
+        'optim_wrapper = dict(**_base_.fsdp_optim)\n'
+    )
+    cfg = load_config(str(tmp_path / 'mine.py'))
+    assert cfg.optim_wrapper.use_fsdp is True
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    if not torch.cuda.is_available():
+        prepare_cpu(cfg, 'none')
+        assert 'use_fsdp' not in cfg.optim_wrapper

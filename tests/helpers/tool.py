@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -58,8 +59,10 @@ def run(name, *argv):
     return 0
 
 
-def job(processes, script, *argv, cwd):
+def job(processes, script, *argv, cwd, patience=0):
     """Run a script as the processes of one distributed job; returns what ``subprocess.run`` does.
+
+    When one of them fails, the others have ``patience`` seconds to end by themselves.
 
     They get what torchrun gives them. They come from a server that has imported torch and the hosts
     once: a fresh interpreter in each of them would take longer than most of these runs.
@@ -87,13 +90,18 @@ def job(processes, script, *argv, cwd):
         for worker in workers:
             worker.start()
         alive = {worker.sentinel: worker for worker in workers}
+        ends = None
         while alive:
-            for sentinel in wait(alive):
+            left = None if ends is None else max(ends - time.monotonic(), 0)
+            for sentinel in wait(alive, left):
                 worker = alive.pop(sentinel)
                 worker.join()
-                if worker.exitcode:  # the others would wait for it
-                    for other in alive.values():
-                        other.terminate()
+                if worker.exitcode and ends is None:  # the others would wait for it
+                    ends = time.monotonic() + patience
+            if ends is not None and time.monotonic() >= ends:
+                ends = None
+                for other in alive.values():
+                    other.terminate()
         said = [
             ''.join(Path(f'{folder}/{rank}.{name}').read_text() for rank in range(processes))
             for name in ('out', 'err')

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from paca_mm.analysis.build import build
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.engine.distributed import device as default_device
+from paca_mm.engine.mistakes import explained
 from paca_mm.engine.walk import leave_weights_out
 from paca_mm.errors import UserError
 from paca_mm.families import family_of
@@ -98,7 +99,8 @@ def untrained(
     preprocess = preprocess or preprocessor_of(cfg)
     found = []
     for seed in seeds:
-        backbone = untrained_backbone(cfg.model.backbone, seed)
+        with explained(cfg):
+            backbone = untrained_backbone(cfg.model.backbone, seed)
         found.append(_measure(backbone, preprocess, images, window))
     return found
 

@@ -11,6 +11,7 @@ FAMILY = Family(
         'CastlingViT': Member('paca_mm.models.castling.vit', host='mmpretrain'),
         'CastlingHook': Member('paca_mm.models.castling.hook'),
     },
+    blocks=('mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer',),
     catalogue=CATALOGUE,
     contestants='paca_mm.models.castling.contestants',
 )

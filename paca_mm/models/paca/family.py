@@ -27,6 +27,7 @@ FAMILY = Family(
         'PaCaHead': Member('paca_mm.models.paca.head', host='mmseg'),
     },
     backbone='PaCaViT',
+    blocks=('paca_mm.models.paca.block.PaCaBlock',),
     toy=dict(
         arch=dict(
             embed_dims=(8, 16, 16, 24),

@@ -28,6 +28,10 @@ FAMILY = Family(
         'DistilledClassifier': Member('paca_mm.models.rapidnet.distill', host='mmpretrain'),
     },
     backbone='RapidNet',
+    blocks=(
+        'paca_mm.models.rapidnet.inverted.InvertedResidual',
+        'paca_mm.models.rapidnet.mldc.MLDCBlock',
+    ),
     toy=dict(
         arch=dict(
             embed_dims=(8, 12, 16, 24),

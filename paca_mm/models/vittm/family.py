@@ -25,6 +25,7 @@ FAMILY = Family(
         'ViTTMAccuracy': Member('paca_mm.models.vittm.accuracy', host='mmpretrain'),
     },
     backbone='ViTTM',
+    blocks=('paca_mm.models.vittm.block.ViTTMBlock',),
     toy=dict(
         arch=dict(embed_dims=24, num_layers=3, num_heads=2),
         img_size=64,
