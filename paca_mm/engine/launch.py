@@ -13,7 +13,8 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.runner import Runner
 
 from paca_mm.checkpoint import read_checkpoint
-from paca_mm.checkpoint.latest import read_latest
+from paca_mm.checkpoint.latest import candidates
+from paca_mm.checkpoint.run import check_run
 from paca_mm.errors import UserError
 from paca_mm.paths import command_line
 
@@ -22,6 +23,7 @@ from .config import default_work_dir, load_config
 from .distributed import has_accelerator, prepare_cpu, say
 from .hooks import ThreadsHook
 from .loading import naming_files
+from .newest import go_on_from_newest
 from .runner import SafeRunner
 from .tasks import Task, task_for
 from .tta import use_tta
@@ -39,9 +41,12 @@ def train(args: argparse.Namespace) -> None:
         _use_amp(cfg)
     if args.auto_scale_lr:
         _scale_lr(cfg)
-    content = _resume(cfg, args.resume) if args.resume else None
+    newest = args.resume == 'auto'
+    content = _resume(cfg, args.resume) if args.resume and not newest else None
     runner = _build_runner(cfg)
-    if content is not None and isinstance(runner, SafeRunner):
+    if newest:
+        go_on_from_newest(runner)
+    elif content is not None and isinstance(runner, SafeRunner):
         runner.take(cfg.load_from, content)
     if not has_accelerator():
         runner.register_hook(ThreadsHook())
@@ -125,25 +130,19 @@ def _scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _resume(cfg: Config, checkpoint: str) -> Any | None:
-    """Let a run go on from a checkpoint; returns its content, None if there is nothing to resume."""
-    if checkpoint == 'auto':
-        latest = read_latest(cfg.work_dir)
-        if latest is None:
-            say(f'note: nothing to resume in {cfg.work_dir}: starting from the beginning')
-            return None
-        found, content = latest
-    elif os.path.isfile(checkpoint):
-        found, content = Path(checkpoint), read_checkpoint(checkpoint)
-    else:
+def _resume(cfg: Config, checkpoint: str) -> Any:
+    """Let a run go on from a checkpoint that the user names; returns its content."""
+    if not os.path.isfile(checkpoint):
         raise UserError(f'the checkpoint to resume does not exist: {os.path.abspath(checkpoint)}')
-    say(f'note: going on from {found}')
-    cfg.load_from = str(found)
+    content = read_checkpoint(checkpoint)
+    check_run(content, checkpoint)
+    say(f'note: going on from {checkpoint}')
+    cfg.load_from = checkpoint
     cfg.resume = True
     # mmengine takes the seed of a resumed run over too, but only once the data's order is drawn.
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
-        cfg.randomness = {**randomness, 'seed': content.get('meta', {}).get('seed')}
+        cfg.randomness = {**randomness, 'seed': content['meta'].get('seed')}
     return content
 
 
@@ -187,5 +186,5 @@ def _last_metrics(runner: Runner) -> dict[str, Any]:
 
 def last_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that a run in ``work_dir`` ended with."""
-    named = Path(work_dir) / 'last_checkpoint'
-    return named.read_text().strip() if named.is_file() else None
+    files, _ = candidates(work_dir)
+    return str(files[0]) if files else None

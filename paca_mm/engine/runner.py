@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.load import fit_whole, unwrapped
-from paca_mm.errors import UserError
+from paca_mm.checkpoint.run import check_run
 from paca_mm.files import move_into_place
 from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.registry import RUNNERS
 
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
+from .newest import go_on_from_newest
 
 
 @RUNNERS.register_module()
@@ -108,12 +109,8 @@ class SafeRunner(Runner):
             UserError: The file cannot be read, or does not fit the model.
         """
         content = self._taken(filename, map_location)
-        needed = ('meta', 'message_hub', 'optimizer') if self._resume else ()
-        if lacking := [key for key in needed if key not in content]:
-            raise UserError(
-                f'{filename} cannot be resumed: it holds weights only (no {", ".join(lacking)}). '
-                f'To start a new run from them: --cfg-options load_from={filename}, no --resume.'
-            )
+        if self._resume:
+            check_run(content, filename)
         needs_all = strict or self._needs_all or self._resume
         fitted = fit_whole(self.model, content, filename, strict=needs_all)
         checkpoint = _as_mmengine_saves(content)
@@ -146,6 +143,12 @@ class SafeRunner(Runner):
         """Validate; a checkpoint must fill the complete model."""
         self._needs_all = True
         return super().val()
+
+    def train(self) -> Any:
+        """Train; ``resume=True`` without ``load_from`` goes on from the newest good checkpoint."""
+        if self._resume and self._load_from is None:
+            go_on_from_newest(self)
+        return super().train()
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call the hooks; put the resumed random state and the validated statistics in place."""
