@@ -5,6 +5,7 @@ PYTHON ?= python3
 STACK ?= onedl
 TASK ?= det
 PYTEST_ARGS ?=
+SOAK_MINUTES ?= 10
 
 ifeq ($(STACK),openmmlab)
 VENV ?= .venv-openmmlab
@@ -22,13 +23,14 @@ BASE_PYTHON := $(or $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/
 $(shell pyenv root >/dev/null 2>&1 && ls "$$(pyenv root)"/versions/*/bin/$(PYTHON) 2>/dev/null | sort -V | tail -n 1),\
 $(PYTHON))
 
-.PHONY: help setup doctor demo bench test test-fast lint docs linkcheck clean
+.PHONY: help setup doctor demo bench test test-fast soak lint docs linkcheck clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  STACK=onedl (default) or openmmlab, the classic packages; PYTHON=python3.11, say, for"
-	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...'"
+	@echo "  the Python to make the environment with; VENV=DIR, TASK=det|seg|cls, PYTEST_ARGS='-k ...',"
+	@echo '  SOAK_MINUTES=10'
 
 setup: ## make the environment, or see that it is ready
 	@$(BASE_PYTHON) dev/setup_env.py --stack $(STACK) --venv $(VENV)
@@ -48,6 +50,9 @@ test: setup ## run the tests
 test-fast: setup ## run the tests that take no time: under three minutes
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
+soak: setup ## train, hurt, resume and compare for ten minutes; the table of docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python dev/soak.py --minutes $(SOAK_MINUTES)
+
 lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -66,5 +71,5 @@ linkcheck: ## ask the network whether the links of the documentation lead somewh
 	$(SPHINX) -b linkcheck . docs/_build/linkcheck
 
 clean: ## remove what building and testing left; environments, data and work_dirs stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache docs/_build
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
 	find paca_mm tools tests configs -name __pycache__ -type d -exec rm -rf {} +

@@ -157,7 +157,7 @@ def demo(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         value = demo.trained if training else demo.tested
         path.write_text(json.dumps({task.headline: value}) + '\n')
-        (work_dir / 'last_checkpoint').write_text('iter_1.pth')
+        (work_dir / 'iter_1.pth').touch()
         return SimpleNamespace(returncode=demo.exit_code)
 
     monkeypatch.setattr('subprocess.run', started)
@@ -172,7 +172,7 @@ def test_the_demo_starts_our_tools_from_another_directory(demo, capsys):
     train, test = demo.started
     assert train[:3] == [sys.executable, str(TOOLS / 'train.py'), TASKS['seg'].shapes_config]
     assert test[:2] == [sys.executable, str(TOOLS / 'test.py')]
-    assert test[3] == 'iter_1.pth'
+    assert test[3] == 'work_dirs/demo/seg/iter_1.pth'
     assert 'repeats the metrics of the training to the digit' in capsys.readouterr().out
 
 

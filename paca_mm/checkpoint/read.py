@@ -1,4 +1,9 @@
-"""Reading checkpoint files without running what is in them; see :mod:`.unpickle`."""
+"""Reading checkpoint files without running what is in them; see :mod:`.unpickle`.
+
+An archive, torch's format since 1.6, carries a CRC-32 of every tensor, which is compared: damage inside
+a file is seen. Files of the older format and safetensors carry none, so that of them only the structure
+and the sizes are checked. ``PACA_MM_SKIP_CRC=1`` in the environment reads archives without comparing.
+"""
 
 import io
 import json
@@ -18,6 +23,7 @@ from torch import Tensor
 
 from paca_mm.errors import UserError, did_you_mean
 
+from .download import downloaded, is_text_instead, is_url
 from .unpickle import Damaged, Refused, itemsize, unpickle
 
 #: What torch's files began with before they were zip archives, as the first of several pickles.
@@ -29,11 +35,16 @@ _MAX_COMPRESSION = 20
 _CHUNK = 2**23
 
 
+def skips_crc() -> bool:
+    """Whether ``PACA_MM_SKIP_CRC=1`` says that checksums are not compared."""
+    return os.environ.get('PACA_MM_SKIP_CRC', '') not in ('', '0')
+
+
 def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
     """Read a ``.pth`` or ``.safetensors`` file, or the one at an http(s) URL.
 
     Args:
-        path: File or URL. A URL is kept in torch hub's cache folder.
+        path: File or URL; see :mod:`.download` for where a URL is kept.
         map_location: Where tensors go.
 
     Returns:
@@ -41,28 +52,40 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
         object in it is an inert placeholder.
 
     Raises:
-        UserError: There is no such file, it is empty, torn, not a checkpoint, or it asks for code to
-            be run; or the URL cannot be reached.
+        UserError: There is no such file, it is empty, torn, damaged, not a checkpoint, or it asks for
+            code to be run; or the URL cannot be reached.
     """
     path = os.fspath(path)
-    file = _local_file(path)
-    size = file.stat().st_size
-    if size == 0:
-        raise UserError(f'{path} is empty (0 bytes): the copy or download failed; fetch it again.')
-    if file.suffix == '.safetensors':
-        return _read_safetensors(file, map_location)
-    return _read_pickle(file, path, size, map_location)
+    if not is_url(path):
+        return _read_file(_local_file(path), path, map_location)
+    file = downloaded(path)
+    try:
+        return _read_file(file, path, map_location)
+    except UserError as e:
+        raise UserError(
+            f'{e}\n  it is read from {file}, where it is kept.\n'
+            '  to fix it: remove that file, and it is downloaded again.'
+        ) from e
+
+
+def _read_file(file: Path, path: str, map_location: Any) -> Any:
+    try:
+        size = file.stat().st_size
+        if size == 0:
+            raise UserError(
+                f'{path} is empty (0 bytes): the copy or download failed; fetch it again.'
+            )
+        if file.suffix == '.safetensors':
+            return _read_safetensors(file, map_location)
+        return _read_pickle(file, path, size, map_location)
+    except OSError as e:
+        raise UserError(f'{path} cannot be read ({e.strerror or e}).') from e
 
 
 def _read_pickle(file: Path, path: str, size: int, map_location: Any) -> Any:
-    try:
-        stream = file.open('rb')
-    except OSError as e:
-        raise UserError(f'{path} cannot be opened ({e.strerror}).') from e
-    with stream as f:
+    with file.open('rb') as f:
         head = f.read(512)
-        text = head.lstrip().lower()
-        if text.startswith((b'<!doctype', b'<html', b'version https://git-lfs')):
+        if is_text_instead(head):
             raise UserError(
                 f'{path} is not a checkpoint but a text that stands for one (it starts with '
                 f'{head[:24]!r}): download the file itself.'
@@ -87,7 +110,13 @@ def _read_pickle(file: Path, path: str, size: int, map_location: Any) -> Any:
                 f'{path} is a TorchScript program, not weights: it is not loaded.'
             ) from None
         except Exception as e:
-            # Whatever a damaged file trips over (BadZipFile, RuntimeError, ...) says the same.
+            if 'Bad CRC-32' in str(e):
+                raise UserError(
+                    f'{path} is damaged: it has its {size} bytes, but not those that were written '
+                    f'({e}).\n  to fix it: fetch it again, or take the checkpoint before it. '
+                    'PACA_MM_SKIP_CRC=1 in the environment reads it as it is, wrong numbers and all.'
+                ) from e
+            # Whatever else a damaged file trips over (BadZipFile, RuntimeError, ...) says the same.
             raise UserError(
                 f'{path} cannot be read as a checkpoint ({size} bytes; {type(e).__name__}: {e}): it '
                 'is torn or no PyTorch file. Fetch it again.'
@@ -102,6 +131,9 @@ def _read_archive(f: Any, size: int, place: Callable[[Any, str], Any]) -> Any:
     """torch's format since 1.6: ``NAME/data.pkl``, and a file in ``NAME/data/`` for each storage."""
     with zipfile.ZipFile(f) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+        if skips_crc():
+            for entry in entries.values():
+                entry.CRC = None  # type: ignore[assignment]  # zipfile has nothing to compare with then
         if any(name.endswith('/constants.pkl') for name in entries):
             raise _Program
         _check_sizes(archive.infolist(), size)
@@ -237,8 +269,6 @@ _OF_HOSTS = ('open-mmlab', 'openmmlab', 'torchvision', 'mmcls', 'jhu', 'modelzoo
 
 def _local_file(path: str) -> Path:
     scheme = urlparse(path).scheme
-    if scheme in ('http', 'https'):
-        return _download(path)
     if scheme in _OF_HOSTS:
         raise UserError(
             f'{path}: {scheme}:// names weights of a model of the hosts ({path.partition("://")[2]}), '
@@ -264,21 +294,6 @@ def _local_file(path: str) -> Path:
         )
     if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe or a device may never end
         raise UserError(f'{path} is a pipe, a socket or a device: copy it to a file and name that.')
-    return file
-
-
-def _download(url: str) -> Path:
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    file = folder / os.path.basename(urlparse(url).path)
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file))
-        except OSError as e:  # URLError and every socket error are OSErrors
-            raise UserError(
-                f'{url} cannot be downloaded ({e}). Check the network and the address, or download '
-                f'it elsewhere and put it at {file}.'
-            ) from e
     return file
 
 

@@ -15,7 +15,8 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.runner import Runner
 
 from paca_mm.checkpoint import read_checkpoint
-from paca_mm.checkpoint.latest import read_latest
+from paca_mm.checkpoint.latest import candidates
+from paca_mm.checkpoint.run import check_run
 from paca_mm.errors import UserError
 from paca_mm.files import make_folder, replacing
 from paca_mm.paths import assets_root, command_line
@@ -36,8 +37,9 @@ from .hooks import ThreadsHook
 from .loading import naming_files
 from .lock import held
 from .mistakes import explained
+from .newest import go_on_from_newest
 from .resume import VALIDATED
-from .room import fallback_folder, room_for
+from .room import room_for
 from .runner import SafeRunner
 from .stopping import Stopped
 from .tasks import Task, task_for
@@ -61,10 +63,13 @@ def train(args: argparse.Namespace) -> None:
     for key in ('fallback_dir', 'wait_for_room'):
         if getattr(args, key, None) is not None:
             cfg[key] = getattr(args, key)
+    newest = args.resume == 'auto'
     with _at_work(cfg), losing_no_process(), explained(cfg):
-        content = _resume(cfg, args.resume) if args.resume else None
+        content = _resume(cfg, args.resume) if args.resume and not newest else None
         runner = _build_runner(cfg)
-        if content is not None and isinstance(runner, SafeRunner):
+        if newest:
+            go_on_from_newest(runner)
+        elif content is not None and isinstance(runner, SafeRunner):
             runner.take(cfg.load_from, content)
         if not has_accelerator():
             runner.register_hook(ThreadsHook())
@@ -184,33 +189,20 @@ def _scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _resume(cfg: Config, checkpoint: str) -> Any | None:
-    """Let a run go on from a checkpoint; returns its content, None if there is nothing to resume."""
-    if checkpoint == 'auto':
-        latest = _latest(cfg)
-        if latest is None:
-            say(f'note: nothing to resume in {cfg.work_dir}: starting from the beginning')
-            return None
-        found, content = latest
-    elif os.path.isfile(checkpoint):
-        found, content = Path(checkpoint), read_checkpoint(checkpoint)
-    else:
+def _resume(cfg: Config, checkpoint: str) -> Any:
+    """Let a run go on from a checkpoint that the user names; returns its content."""
+    if not os.path.isfile(checkpoint):
         raise UserError(f'the checkpoint to resume does not exist: {os.path.abspath(checkpoint)}')
-    say(f'note: going on from {found}')
-    cfg.load_from = str(found)
+    content = read_checkpoint(checkpoint)
+    check_run(content, checkpoint)
+    say(f'note: going on from {checkpoint}')
+    cfg.load_from = checkpoint
     cfg.resume = True
     # mmengine takes the seed of a resumed run over too, but only once the data's order is drawn.
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
-        cfg.randomness = {**randomness, 'seed': content.get('meta', {}).get('seed')}
+        cfg.randomness = {**randomness, 'seed': content['meta'].get('seed')}
     return content
-
-
-def _latest(cfg: Config) -> tuple[Path, Any] | None:
-    """The newest checkpoint of a run: in its work directory, or where it went for lack of room."""
-    places = [cfg.work_dir, fallback_folder(cfg, cfg.work_dir)]
-    found = [latest for place in places if place and (latest := read_latest(place))]
-    return max(found, key=lambda latest: latest[1].get('meta', {}).get('iter', 0), default=None)
 
 
 def _test_command(args: argparse.Namespace, checkpoint: str | None) -> str:
@@ -295,5 +287,5 @@ def _last_metrics(runner: Runner) -> dict[str, Any]:
 
 def last_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that a run in ``work_dir`` ended with."""
-    named = Path(work_dir) / 'last_checkpoint'
-    return named.read_text().strip() if named.is_file() else None
+    files, _ = candidates(work_dir)
+    return str(files[0]) if files else None

@@ -12,9 +12,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
-from paca_mm.checkpoint.latest import read_latest
 from paca_mm.checkpoint.load import fit_whole, unwrapped
-from paca_mm.errors import UserError
+from paca_mm.checkpoint.run import check_run
 from paca_mm.files import replacing
 from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.processes import attended
@@ -23,6 +22,7 @@ from paca_mm.registry import RUNNERS
 from .dry_run import dry_run
 from .loading import MAX_SKIPPED, SkippedFiles, naming_files, skipping_files
 from .lock import held
+from .newest import go_on_from_newest
 from .resume import VALIDATED, Place, keep_gradients, restore_gradients
 from .room import PATIENCE, fallback_folder, forgive_curves, forgive_log, save_somewhere
 from .seeds import seed_generators, seeding
@@ -146,12 +146,8 @@ class SafeRunner(Runner):
             UserError: The file cannot be read, or does not fit the model.
         """
         content = self._taken(filename, map_location)
-        needed = ('meta', 'message_hub', 'optimizer') if self._resume else ()
-        if lacking := [key for key in needed if key not in content]:
-            raise UserError(
-                f'{filename} cannot be resumed: it holds weights only (no {", ".join(lacking)}). '
-                f'To start a new run from them: --cfg-options load_from={filename}, no --resume.'
-            )
+        if self._resume:
+            check_run(content, filename)
         needs_all = strict or self._needs_all or self._resume
         fitted = fit_whole(self.model, content, filename, strict=needs_all)
         checkpoint = _as_mmengine_saves(content)
@@ -192,20 +188,11 @@ class SafeRunner(Runner):
         alone = held(self.work_dir) if is_main_process() else nullcontext()
         with alone, released(self.hooks):
             if self._resume and self._load_from is None:
-                self._find_newest()
+                go_on_from_newest(self)
             if self._resume:
                 self._keep_seed()
             dry_run(self)
             return super().train()
-
-    def _find_newest(self) -> None:
-        latest = read_latest(self.work_dir)
-        if latest is None:
-            self._resume = False
-            self.logger.info(f'Nothing to resume in {self.work_dir}: starting from the beginning.')
-        else:
-            self._load_from = str(latest[0])
-            self.take(*latest)
 
     def _keep_seed(self) -> None:
         """Take the seed of the checkpoint before data loaders are built, which draw by it.

@@ -13,22 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.archives import archive, parts
 from helpers.rows import MINI
 from paca_mm.checkpoint import read_checkpoint, read_state_dict
 from paca_mm.checkpoint.read import state_dict_of, unwrap
 from paca_mm.errors import UserError
 
 WEIGHTS = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2, dtype=torch.half)}
-
-
-def archive(path, pickled, storages=None, compression=zipfile.ZIP_STORED):
-    """A file in torch's format, with a pickle of one's own."""
-    with zipfile.ZipFile(path, 'w', compression) as file:
-        file.writestr('archive/data.pkl', pickled)
-        file.writestr('archive/version', '3')
-        for key, content in (storages or {}).items():
-            file.writestr(f'archive/data/{key}', content)
-    return path
 
 
 class Saved:
@@ -233,10 +224,7 @@ def test_deep_nesting_ends_in_the_message(tmp_path, opener):
 def test_every_cut_and_every_flipped_byte_of_the_pickle_is_survived(tmp_path):
     """Whatever a damaged pickle says, it is a message or a value, and no crash."""
     torch.save({'state_dict': WEIGHTS, 'meta': {'n': np.float32(1)}}, tmp_path / 'good.pth')
-    with zipfile.ZipFile(tmp_path / 'good.pth') as file:
-        records = {n.partition('/')[2]: file.read(n) for n in file.namelist()}
-    whole = records['data.pkl']
-    storages = {k[5:]: v for k, v in records.items() if k.startswith('data/')}
+    whole, storages = parts(tmp_path / 'good.pth')
     broken = [whole[:n] for n in range(0, len(whole), 7)]
     broken += [whole[:n] + bytes([whole[n] ^ 0x55]) + whole[n + 1 :] for n in range(len(whole))]
     for stream in broken:
@@ -264,13 +252,82 @@ def test_what_is_no_file_or_another_archive(tmp_path):
         read_checkpoint(tmp_path / 'list.pth')
 
 
-def test_damage_inside_an_archive_is_seen(tmp_path):
-    torch.save({'w': torch.ones(5000)}, tmp_path / 'a.pth')
-    content = bytearray((tmp_path / 'a.pth').read_bytes())
-    at = content.find(struct.pack('<f', 1.0) * 8)
-    content[at + 400 : at + 404] = bytes(4)
-    (tmp_path / 'a.pth').write_bytes(content)
-    with pytest.raises(UserError, match='CRC'):
+PAGE = 4096  # bytes, what a file system or a disk loses at a time
+
+
+@pytest.fixture(scope='module')
+def run_file(tmp_path_factory):
+    """A checkpoint of a run, in bytes: weights, optimizer, bookkeeping; none of the numbers is 0."""
+    weights = {f'layer{i}.weight': torch.rand(64, 128) + 1 for i in range(12)}
+    moments = {i: dict(step=torch.tensor(3.0), exp_avg=torch.rand(64, 128) + 1) for i in range(12)}
+    file = tmp_path_factory.mktemp('run') / 'epoch_1.pth'
+    torch.save({'state_dict': weights, 'optimizer': {'state': moments}, 'meta': {'iter': 9}}, file)
+    return file.read_bytes()
+
+
+def same(found, expected):
+    if isinstance(expected, torch.Tensor):
+        return torch.equal(found, expected)
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(same(found[k], expected[k]) for k in found)
+    return found == expected
+
+
+def test_a_zeroed_page_is_seen_wherever_it_is(tmp_path, run_file):
+    """What a power cut leaves: 60 places, each refused, or one that holds nothing that is loaded."""
+    file = tmp_path / 'a.pth'
+    file.write_bytes(run_file)
+    whole = read_checkpoint(file)
+    refused = 0
+    for at in range(0, len(run_file), len(run_file) // 60):
+        content, page = bytearray(run_file), slice(at // PAGE * PAGE, (at // PAGE + 1) * PAGE)
+        content[page] = bytes(len(content[page]))
+        file.write_bytes(content)
+        try:
+            assert same(read_checkpoint(file), whole)
+        except UserError:
+            refused += 1
+    assert refused >= 59
+
+
+def test_damage_inside_an_archive_is_named_as_such(tmp_path, run_file, monkeypatch):
+    content = bytearray(run_file)
+    at = len(content) // 2
+    content[at] ^= 1  # a bit of a number
+    file = tmp_path / 'a.pth'
+    file.write_bytes(content)
+    message = r'a\.pth is damaged: it has its \d+ bytes, but .*CRC-32 for file .*/data/\d+'
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(file)
+    monkeypatch.setenv('PACA_MM_SKIP_CRC', '1')
+    assert read_checkpoint(file)['meta'] == {'iter': 9}
+    monkeypatch.setenv('PACA_MM_SKIP_CRC', '0')
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(file)
+
+
+def test_a_file_without_checksums_is_read_with_the_switch(tmp_path, monkeypatch):
+    """torch can be told to write other numbers in their place."""
+    serialization = pytest.importorskip('torch.serialization')
+    if not hasattr(serialization, 'set_crc32_options'):
+        pytest.skip('this torch always writes them')
+    serialization.set_crc32_options(False)
+    try:
+        torch.save(WEIGHTS, tmp_path / 'a.pth')
+    finally:
+        serialization.set_crc32_options(True)
+    monkeypatch.setenv('PACA_MM_SKIP_CRC', '1')
+    assert same(dict(read_checkpoint(tmp_path / 'a.pth')), WEIGHTS)
+
+
+def test_what_the_disk_cannot_give_is_a_message(tmp_path, monkeypatch):
+    torch.save(WEIGHTS, tmp_path / 'a.pth')
+
+    def broken(*args):
+        raise OSError(5, 'Input/output error')
+
+    monkeypatch.setattr('zipfile.is_zipfile', broken)
+    with pytest.raises(UserError, match=r'a\.pth cannot be read \(Input/output error\)'):
         read_checkpoint(tmp_path / 'a.pth')
 
 
@@ -279,6 +336,7 @@ def test_no_pickle_of_python_is_left(tmp_path, monkeypatch):
     torch.save(WEIGHTS, tmp_path / 'a.pth')
     for module, name in ((pickle, 'Unpickler'), (pickle, 'load'), (torch, 'load')):
         monkeypatch.setattr(module, name, None)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # torch's own switch has no say either
     assert read_checkpoint(tmp_path / 'a.pth').keys() == WEIGHTS.keys()
     assert pickletools.genops  # which only takes a pickle apart
 
