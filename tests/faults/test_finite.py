@@ -389,12 +389,12 @@ from faults.test_finite import Toy, collate, samples
 torch.distributed.init_process_group('gloo')
 rank = torch.distributed.get_rank()
 data = samples({{}})
-data[3]['data_samples'].set_metainfo(dict(fault='loss inf'))  # of process 1, in the second step
+data[5]['data_samples'].set_metainfo(dict(fault='loss inf'))  # of process 1, in the second step
 runner = Runner(
     Toy(),
     work_dir='work',
     train_dataloader=dict(
-        batch_size=1, num_workers=0, dataset=data, collate_fn=collate,
+        batch_size=2, num_workers=0, dataset=data, collate_fn=collate,
         sampler=dict(type='DefaultSampler', shuffle=False),
     ),
     train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
@@ -421,7 +421,7 @@ def test_a_loss_of_one_process_is_everybodys(tmp_path):
     said = done.stdout + done.stderr
     assert said.count('it is left out') == said.count('iteration 2: the loss') == 1
     assert 'process 1, first to go wrong: the loss: loss' in said
-    assert 'process 1, images: 3.png' in said
+    assert 'process 1, images: 5.png, 7.png' in said
     weights = {line.split(' ', 2)[2] for line in said.splitlines() if line.startswith('weights')}
     assert len(weights) == 1
     assert 'nan' not in weights.pop()
