@@ -153,7 +153,7 @@ def other_model(file):
         (part('state_dict', 4), 'its state_dict is of the kind int'),
         (part('state_dict', {}), 'no state dict'),
         (other_model, r'is not for this model.*layer.weight \(5, 3\) for \(2, 3\)'),
-        (ruined('state_dict'), '1 of its 2 tensors hold NaN'),
+        (ruined('state_dict'), '1 of its 2 tensors holds NaN'),
         (
             ruined('optimizer'),
             r'1 tensors of its optimizer hold NaN or infinity \(optimizer.state.0',
