@@ -46,7 +46,7 @@ def cfg_options(words: Sequence[str] | None) -> dict[str, Any] | None:
 
 def _fault_of(value: str) -> str | None:
     """What ``DictAction`` would stumble over in a value without blanks, or take for a text."""
-    for opening, closing in ('()', '[]'):
+    for opening, closing in (('(', ')'), ('[', ']')):
         begun, ended = value.count(opening), value.count(closing)
         if begun != ended and (',' in value or value[:1] in '([' or value[-1:] in ')]'):
             return (

@@ -137,9 +137,12 @@ def _optimizer(node: Any) -> Iterator[Part]:
         )
         if type_name(node.get('constructor')) != 'LayerDecayOptimWrapperConstructor':
             paramwise = node.get('paramwise_cfg')
-            if isinstance(paramwise, Mapping):  # which mmengine reads with get: a slip does nothing
-                place = 'optim_wrapper.paramwise_cfg'
-                yield Part(place, paramwise, registries.FUNCTIONS, paramwise_cfg)
+            if isinstance(paramwise, Mapping):
+                # mmengine passes over what it does not know, and so does a config that works: only what
+                # is nearly a name of its own is a slip.
+                known = takes(paramwise_cfg).names
+                near = {k: v for k, v in paramwise.items() if did_you_mean(k, known) != '.'}
+                yield Part('optim_wrapper.paramwise_cfg', near, registries.FUNCTIONS, paramwise_cfg)
         if isinstance(node['optimizer'], Mapping):
             yield Part('optim_wrapper.optimizer', node['optimizer'], registries.OPTIMIZERS)
 
@@ -177,6 +180,11 @@ def _loop(node: Any, phase: str) -> Iterator[Part]:
     default = {'val': 'ValLoop', 'test': 'TestLoop'}.get(
         phase, 'EpochBasedTrainLoop' if node.get('by_epoch') else 'IterBasedTrainLoop'
     )
+    if phase == 'train' and not {'type', 'by_epoch'} & node.keys():
+        raise UserError(
+            'train_cfg does not say whether it counts epochs or iterations.\n'
+            '  to fix it: train_cfg.type=EpochBasedTrainLoop, or IterBasedTrainLoop.'
+        )
     also = () if 'type' in node else ('by_epoch',)
     yield Part(f'{phase}_cfg', node, registries.LOOPS, default, also)
 
