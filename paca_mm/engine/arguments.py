@@ -5,6 +5,7 @@ up behind it. Looked at is what mmengine's Runner hands on as it stands; the mod
 and says itself what it does not take (:mod:`.mistakes`).
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +45,12 @@ class Part(NamedTuple):
         kind = self.node.get('type', self.default)
         if not isinstance(kind, str):
             return kind
-        with self.registry.switch_scope_and_registry(self.node.get('_scope_')) as registry:
+        with (
+            self.registry.switch_scope_and_registry(self.node.get('_scope_')) as registry,
+            warnings.catch_warnings(),
+        ):
+            # A host tells of optional packages when it is imported, before the message about the config.
+            warnings.simplefilter('ignore', UserWarning)
             try:
                 return registry.get(kind)
             except ImportError:  # a package that is missing: who builds it says which

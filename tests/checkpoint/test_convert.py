@@ -140,7 +140,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
     def full_disk(_, path):
         path.write_text('torn')
-        raise OSError('No space left on device')
+        raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(torch, 'save', full_disk)
     with pytest.raises(UserError, match='No space left'):

@@ -383,7 +383,8 @@ def test_a_replacement_that_fails_leaves_the_dataset_as_it_was(copy, monkeypatch
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(store, 'write_dataset', full)
-    with pytest.raises(UserError, match=r'No space left on device\.\n.*room for about \d+ MB'):
+    said = r'No space left on device \(.* free\)\.\n.*room for about \d+ MB'
+    with pytest.raises(UserError, match=said):
         make_shapes(copy, **TINY, force=True)
     assert tree_digest(copy) == GOLDEN
     assert leftovers(copy.parent) == []

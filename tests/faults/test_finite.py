@@ -332,7 +332,8 @@ def test_a_training_of_each_task_leaves_a_step_out_and_stops_in_the_end(task, ca
         task,
         rest="custom_hooks = [dict(type='SpoilsBackbone', at=1)]\n"
         f'train_cfg = dict({length})\n'
-        'default_hooks = dict(checkpoint=dict(interval=1), finite=dict(max_in_a_row=1))',
+        'default_hooks = dict(checkpoint=dict(interval=1, by_epoch=False), '
+        'finite=dict(max_in_a_row=1))',
     )
     assert run('train', f'{task}.py', '--work-dir', task) == 2
     said = capfd.readouterr()
@@ -431,7 +432,12 @@ def test_a_loss_of_one_process_is_everybodys(tmp_path):
 def test_a_compiled_step_is_left_out_too(tmp_path, capfd):
     """The batch is run again without the compiler, which calls no hooks."""
     more = dict(cfg=dict(compile=dict(backend='eager')), hooks=[dict(type='EMAHook')])
-    runner = train(tmp_path / 'a', {3: 'loss nan'}, **more)
+    try:
+        runner = train(tmp_path / 'a', {3: 'loss nan'}, **more)
+    except AssertionError as error:
+        if 'capturable=True' not in str(error):
+            raise
+        pytest.skip('the compiler of this torch asks optimizers for a GPU')
     assert 'first to go wrong: the loss: loss' in capfd.readouterr().out
     assert_same(state_of(runner), state_of(train(tmp_path / 'b', leave_out=[3], **more)))
 
