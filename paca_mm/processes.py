@@ -127,6 +127,15 @@ def _end_later(signum: int, frame: Any) -> None:
     signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 
+def let_workers_go() -> None:
+    """Let workers end however they like: the run is over, and what ended it may have ended them.
+
+    torch raises an error in the main process for a worker that a signal has ended, wherever that is.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD'):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def lacks_shared_memory(error: BaseException) -> bool:
     """Whether an error says that workers and run have too little memory to share (``/dev/shm``)."""
     words = str(error)

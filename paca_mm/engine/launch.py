@@ -20,7 +20,7 @@ from paca_mm.checkpoint.run import check_run
 from paca_mm.errors import UserError
 from paca_mm.files import make_folder, replacing
 from paca_mm.paths import assets_root, command_line
-from paca_mm.processes import attended, follow_launcher
+from paca_mm.processes import attended, follow_launcher, let_workers_go
 
 from .checks import check_config
 from .config import default_work_dir, load_config
@@ -78,6 +78,7 @@ def train(args: argparse.Namespace) -> None:
         try:
             runner.train()
         except Stopped as stopped:
+            let_workers_go()
             say(_stopped_summary(stopped, args))
             raise
     checkpoint = last_checkpoint(cfg.work_dir)
