@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,7 +58,7 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
         if not dist.is_initialized():
             _name_the_job(launcher)
             seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
-            patience = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+            patience: dict[str, Any] = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
             with processes_met():
                 dist.init_process_group('gloo', **patience)
     return changes
