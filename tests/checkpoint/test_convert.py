@@ -143,7 +143,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(torch, 'save', full_disk)
-    with pytest.raises(UserError, match='No space left'):
+    with pytest.raises(UserError, match='no space is left on the disk'):
         convert_file(source, target, to_official=True, force=True)
     assert target.read_text() == 'precious'
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pth', 'b.pth']
