@@ -13,7 +13,7 @@ from .loading import with_pipeline
 from .seeds import SeededBatches
 
 #: In the message hub: the iteration that the last validation was of.
-VALIDATED = 'validated_at'
+VALIDATED = 'last_validated'
 
 #: What a checkpoint tells of the data's loading, and how it is called in a message.
 _SETTINGS = dict(
