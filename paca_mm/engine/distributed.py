@@ -58,7 +58,9 @@ def prepare_cpu(cfg: Config, launcher: str) -> list[str]:
         if not dist.is_initialized():
             _name_the_job(launcher)
             seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
-            patience: dict[str, Any] = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+            patience: dict[str, Any] = (
+                {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+            )
             with processes_met():
                 dist.init_process_group('gloo', **patience)
     return changes
