@@ -34,7 +34,7 @@ def derived(path: Path) -> str:
 def copied(path: Path) -> str:
     """The text of one of our configs; its bases are ours, wherever the text is saved."""
     text = path.read_text()
-    found = _statement(text)
+    found = _statement(ast.parse(text))
     if found is None:
         return text
     lines = [
@@ -118,17 +118,17 @@ def _bases_of(file: Path) -> Iterator[tuple[Any, int | None]]:
     Of a pure-Python config these are the relative imports below ``read_base``, as paths.
     """
     try:
-        text = file.read_text()
         if file.suffix != '.py':
             bases = _loaded(file).get('_base_', [])
             yield from ((base, None) for base in (bases if isinstance(bases, list) else [bases]))
             return
-        found = _statement(text)
+        module = ast.parse(file.read_text())
+        found = _statement(module)
         if found is not None:
             for node in _elements(found.value):
                 if isinstance(node, ast.Constant):
                     yield node.value, node.lineno
-        yield from _read_bases(ast.parse(text))
+        yield from _read_bases(module)
     except (OSError, ValueError, SyntaxError):
         return
 
@@ -158,9 +158,9 @@ def _title(path: Path) -> str:
     return f'{name} of paca_mm {__version__}'
 
 
-def _statement(text: str) -> ast.Assign | None:
+def _statement(module: ast.Module) -> ast.Assign | None:
     """The statement that sets ``_base_``."""
-    for node in ast.parse(text).body:
+    for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
             return node
     return None

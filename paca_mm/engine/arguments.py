@@ -99,7 +99,7 @@ def refusal(place: str, made_by: Any, name: str, taken: Takes, also: Sequence[st
 
 def _parts(cfg: Config, phases: Sequence[str]) -> Iterator[Part]:
     """What the Runner makes of a config, but for the model."""
-    yield from _hooks(cfg)
+    yield from hook_parts(cfg)
     if 'train' in phases:
         yield from _optimizer(cfg.get('optim_wrapper'))
         yield from _schedulers(cfg.get('param_scheduler'), 'param_scheduler')
@@ -120,7 +120,8 @@ def _listed(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _listed(child, f'{place}.{i}')
 
 
-def _hooks(cfg: Config) -> Iterator[Part]:
+def hook_parts(cfg: Config) -> Iterator[Part]:
+    """The hooks of a config."""
     named = cfg.get('default_hooks') or {}
     nodes = [(f'default_hooks.{name}', hook) for name, hook in named.items()]
     nodes += _listed(cfg.get('custom_hooks'), 'custom_hooks')

@@ -7,12 +7,9 @@ what the run goes on with, and what is called leaves nothing behind.
 """
 
 import inspect
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
@@ -20,7 +17,8 @@ from mmengine.runner import Runner
 
 from paca_mm.errors import UserError, some_of
 
-from .arguments import refusal
+from .arguments import hook_parts, refusal
+from .seeds import numbers_kept
 from .signatures import Takes, takes
 
 
@@ -87,7 +85,7 @@ def validate_once(runner: Any) -> None:
         return
     model = runner.model
     training = {module: module.training for module in model.modules()}
-    with _same_numbers(), torch.no_grad():
+    with numbers_kept(), torch.no_grad():
         batch = loop.dataloader.collate_fn([dataset[0]])
         try:
             model.eval()
@@ -107,17 +105,6 @@ def _process_once(evaluator: Evaluator, batch: Any, outputs: Any) -> None:
     evaluator.process(data_samples=outputs, data_batch=batch)
     for metric, count in zip(evaluator.metrics, kept, strict=True):
         del metric.results[count:]
-
-
-@contextmanager
-def _same_numbers() -> Iterator[None]:
-    """Leave the random number generators as they are found."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
-    np.random.set_state(numpy_state)
-    random.setstate(python_state)
 
 
 def _check_lengths(loop: Any) -> None:
@@ -148,18 +135,8 @@ def _check_saving(runner: Any, hook: CheckpointHook) -> None:
     for name in hook.args:
         if name not in more:
             known = Takes((*takes(CheckpointHook).names, *sorted(more)), (), False)
-            raise UserError(refusal(_place_of(runner.cfg, name), type(hook), name, known))
-
-
-def _place_of(cfg: Any, name: str) -> str:
-    """Where the hook with that argument stands in the config."""
-    for place, node in (cfg.get('default_hooks') or {}).items():
-        if isinstance(node, Mapping) and name in node:
-            return f'default_hooks.{place}'
-    for i, node in enumerate(cfg.get('custom_hooks') or []):
-        if isinstance(node, Mapping) and name in node:
-            return f'custom_hooks.{i}'
-    return ''
+            at = [part.place for part in hook_parts(runner.cfg) if name in part.node]
+            raise UserError(refusal(at[0] if at else '', type(hook), name, known))
 
 
 def _check_clipping(optim_wrapper: Any) -> None:

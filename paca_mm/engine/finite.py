@@ -184,9 +184,8 @@ class FiniteHook(Hook):
         model = runner.model
         found = []
         if not is_model_wrapper(model) or isinstance(model, DistributedDataParallel):
-            for (
-                beginning
-            ) in self._begun:  # all of them: the processes' norms may wait for each other
+            # All of them, in every process: the processes' norms may wait for each other.
+            for beginning in self._begun:
                 first = _first_fault(unwrapped(model), beginning, runner.optim_wrapper)
                 found.append((first, beginning.files()))
             self._buffers.restore()

@@ -1,20 +1,19 @@
 """What was the first to go wrong in a batch: it is run again, and each module is watched."""
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from paca_mm.checkpoint.finite import not_finite
 from paca_mm.errors import some_of
+
+from .seeds import numbers_kept, random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Beginning:
 
     @classmethod
     def of(cls, batch: Any) -> 'Beginning':
-        return cls(batch, _random_state())
+        return cls(batch, random_state())
 
     def files(self) -> list[str]:
         """The files of the batch, as its data samples name them."""
@@ -48,7 +47,8 @@ def first_fault(model: nn.Module, beginning: Beginning, wrapper: OptimWrapper) -
     if bad := _bad_images(beginning):
         return f'the image itself: {some_of(bad, 3)}'
     watch = _Watch(model, wrapper)
-    with _random_numbers_of(beginning), watch.modules():
+    with numbers_kept(), watch.modules():
+        set_random_state(beginning.random_state)
         # The class's own: the model's may be compiled, and what is compiled is not watched.
         losses: Mapping[str, Any] = type(model).train_step(model, beginning.batch, watch)  # type: ignore
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -149,28 +149,3 @@ class _Watch:
     def _see_gradient(self, name: str, gradient: Tensor) -> None:
         if not self.backward and not _is_finite(gradient):
             self.backward = f'the gradient of the output of {name}'
-
-
-def _random_state() -> tuple[Any, ...]:
-    on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpu
-
-
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    of_python, of_numpy, of_torch, of_gpu = state
-    random.setstate(of_python)
-    np.random.set_state(of_numpy)
-    torch.set_rng_state(of_torch)
-    if of_gpu is not None:
-        torch.cuda.set_rng_state(of_gpu)
-
-
-@contextmanager
-def _random_numbers_of(beginning: Beginning) -> Iterator[None]:
-    """The random numbers that a batch had, and afterwards those that go on."""
-    now = _random_state()
-    _set_random_state(beginning.random_state)
-    try:
-        yield
-    finally:
-        _set_random_state(now)

@@ -37,7 +37,7 @@ from .hooks import ThreadsHook
 from .loading import naming_files
 from .lock import held
 from .mistakes import explained
-from .newest import go_on_from_newest
+from .newest import go_on_from_newest, take_seed
 from .resume import VALIDATED
 from .room import room_for
 from .runner import SafeRunner
@@ -69,8 +69,10 @@ def train(args: argparse.Namespace) -> None:
         runner = _build_runner(cfg)
         if newest:
             go_on_from_newest(runner)
-        elif content is not None and isinstance(runner, SafeRunner):
-            runner.take(cfg.load_from, content)
+        elif content is not None:
+            take_seed(runner, content['meta'].get('seed'))
+            if isinstance(runner, SafeRunner):
+                runner.take(cfg.load_from, content)
         if not has_accelerator():
             runner.register_hook(ThreadsHook())
         if not isinstance(runner, SafeRunner):  # which does so itself
@@ -199,10 +201,6 @@ def _resume(cfg: Config, checkpoint: str) -> Any:
     say(f'note: going on from {checkpoint}')
     cfg.load_from = checkpoint
     cfg.resume = True
-    # mmengine takes the seed of a resumed run over too, but only once the data's order is drawn.
-    randomness = cfg.get('randomness') or {}
-    if randomness.get('seed') is None:
-        cfg.randomness = {**randomness, 'seed': content['meta'].get('seed')}
     return content
 
 

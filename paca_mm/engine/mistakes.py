@@ -21,7 +21,7 @@ from paca_mm.errors import UserError
 
 from .arguments import refusal
 from .signatures import takes
-from .walk import type_name
+from .walk import places, type_name
 
 #: What constructors refuse a value with.
 _REFUSALS = (ValueError, TypeError, AssertionError, NotImplementedError)
@@ -224,7 +224,9 @@ def _place_of(cfg: Config, node: Mapping[str, Any], made_by: Any) -> str:
     """
     best, most = '', 0
     name = getattr(made_by, '__name__', '')
-    for place, found in _dicts(cfg, ''):
+    for place, found in places(cfg):
+        if not isinstance(found, Mapping):
+            continue
         if 'type' in found or 'type' in node:
             same_kind = type_name(found) in (type_name(node), name)
         else:
@@ -240,17 +242,3 @@ def _equal(one: Any, other: Any) -> bool:
         return bool(one == other)
     except Exception:  # arrays, and whatever else a config may hold
         return one is other
-
-
-def _dicts(node: Any, above: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict of a config, with where it stands."""
-    if isinstance(node, (Mapping, Config)):
-        if above:
-            yield above, node
-        pairs: Any = node.items()
-    elif isinstance(node, (list, tuple)):
-        pairs = enumerate(node)
-    else:
-        return
-    for name, child in pairs:
-        yield from _dicts(child, f'{above}.{name}' if above else str(name))

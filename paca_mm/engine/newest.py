@@ -61,8 +61,15 @@ def go_on_from_newest(runner: Runner) -> None:
     runner._load_from = str(file)
     if content is not None and hasattr(runner, 'take'):
         runner.take(str(file), content)
+    take_seed(runner, seed)
+
+
+def take_seed(runner: Runner, seed: int | None) -> None:
+    """Let a run draw by the seed of its checkpoint, where the config gives none.
+
+    mmengine takes it over too, but only once the data's order is drawn.
+    """
     if seed is not None and runner._randomness_cfg.get('seed') is None:
-        # mmengine takes it over too, but only once the data's order is drawn.
         runner._randomness_cfg.update(seed=seed)
         runner.set_randomness(**runner._randomness_cfg)
 

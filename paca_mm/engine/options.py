@@ -1,7 +1,7 @@
 """``--cfg-options`` and a config: what fits it, and what anybody reads."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -10,6 +10,7 @@ from mmengine.utils import import_modules_from_strings
 from paca_mm.errors import UserError, did_you_mean, some_of
 
 from .distributed import say
+from .walk import places
 
 #: What is read of a config beside the arguments of mmengine's Runner, and by whom.
 READ = {
@@ -137,24 +138,14 @@ def _check_way(cfg: Config, parts: list[str], value: Any) -> None:
 
 def _instead(cfg: Config, name: str) -> str:
     """Where the value of a variable went, as the end of a sentence."""
-    places = [
+    found = [
         place
-        for place, held in _places(cfg, '')
+        for place, _ in places(cfg)
         if place.partition('.')[0] != name and place.rpartition('.')[2] in _same(name)
     ]
-    return f' ({some_of(places, 3)}).' if places else '.'
+    return f' ({some_of(found, 3)}).' if found else '.'
 
 
 def _same(name: str) -> tuple[str, ...]:
     """What an argument is called that is given the variable ``name`` by custom."""
     return (name, 'pipeline') if name.endswith('_pipeline') else (name,)
-
-
-def _places(node: Any, above: str) -> Iterator[tuple[str, Any]]:
-    """Every setting below a node, with where it stands."""
-    items: Any = node.items() if hasattr(node, 'items') else enumerate(node)
-    for name, value in items:
-        place = f'{above}.{name}' if above else str(name)
-        yield place, value
-        if isinstance(value, (Mapping, list, tuple)):
-            yield from _places(value, place)

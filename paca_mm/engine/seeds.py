@@ -10,6 +10,7 @@ and a run draws the same with two workers as with none.
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any
 
@@ -39,6 +40,32 @@ def seed_generators(purpose: str, seed: int, number: int, devices: bool = False)
         torch.manual_seed(whole % 2**63)
     else:
         torch.default_generator.manual_seed(whole % 2**63)
+
+
+def random_state() -> tuple[Any, ...]:
+    """The state of the generators of Python, NumPy and torch, and of this process's GPU."""
+    on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_gpu
+
+
+def set_random_state(state: tuple[Any, ...]) -> None:
+    """Put the generators where :func:`random_state` found them."""
+    of_python, of_numpy, of_torch, of_gpu = state
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+    if of_gpu is not None:
+        torch.cuda.set_rng_state(of_gpu)
+
+
+@contextmanager
+def numbers_kept() -> Iterator[None]:
+    """Work that may draw; the random numbers behind it are those that would have come."""
+    now = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(now)
 
 
 class SeededBatch(list):

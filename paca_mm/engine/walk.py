@@ -10,6 +10,7 @@ from paca_mm.type_names import scope_name, type_name
 __all__ = [
     'dataset_class',
     'leave_weights_out',
+    'places',
     'scope_name',
     'test_dataset',
     'type_name',
@@ -26,6 +27,16 @@ def walk(node: Any) -> Iterator[dict]:
     if isinstance(node, (list, tuple)):
         for child in node:
             yield from walk(child)
+
+
+def places(node: Any, above: str = '') -> Iterator[tuple[str, Any]]:
+    """Every setting below a node of a config, with where it stands: ``'train_dataloader.dataset'``."""
+    items: Any = node.items() if hasattr(node, 'items') else enumerate(node)
+    for name, value in items:
+        place = f'{above}.{name}' if above else str(name)
+        yield place, value
+        if isinstance(value, (Mapping, list, tuple)):
+            yield from places(value, place)
 
 
 def test_dataset(cfg: Any) -> Any:

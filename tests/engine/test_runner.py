@@ -1,6 +1,5 @@
 """Train, kill, resume, test: nothing that was saved is lost, and nothing that was loaded changes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -70,12 +69,9 @@ def _inside(folder, monkeypatch):
 @pytest.fixture(scope='module')
 def straight(folder):
     """A run of three epochs without interruption."""
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         assert run('train', 'tiny.py', '--work-dir', 'straight') == 0
-    finally:
-        os.chdir(here)
     return folder / 'straight'
 
 

@@ -118,12 +118,9 @@ def _inside(request, monkeypatch):
 
 @pytest.fixture(scope='module')
 def trained(folder):
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         assert run('train', 'tiny.py', '--work-dir', 'trained') == 0
-    finally:
-        os.chdir(here)
     return folder / 'trained/epoch_1.pth'
 
 
