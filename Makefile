@@ -51,7 +51,7 @@ test-fast: setup ## run the tests that take no time: under three minutes
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 soak: setup ## train, hurt, resume and compare for ten minutes; the table of docs/reliability.md
-	OMP_NUM_THREADS=1 $(BIN)/python dev/soak.py --minutes $(SOAK_MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m dev.soak --minutes $(SOAK_MINUTES)
 
 lint: setup ## ruff (check and format) and mypy
 	$(BIN)/python -m ruff check .

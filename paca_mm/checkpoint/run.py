@@ -10,6 +10,13 @@ from paca_mm.errors import UserError, some_of
 
 from .finite import not_finite
 
+#: Settings of an optimizer's groups that do not tell its kind: some versions of PyTorch have them, or
+#: schedules and constructors put them there.
+_COMMON = {
+    *('capturable', 'decoupled_weight_decay', 'differentiable', 'foreach', 'fused', 'maximize'),
+    *('initial_lr', 'lr_scale', 'param_names', 'group_name'),
+}
+
 
 def check_run(content: Any, source: str | os.PathLike) -> None:
     """A checkpoint is one of a run that can go on: it has all parts, each of its kind.
@@ -42,6 +49,63 @@ def check_run(content: Any, source: str | os.PathLike) -> None:
             '  to fix it: take an earlier checkpoint of that training (--resume takes the newest good '
             'one).'
         )
+
+
+def check_optimizer(saved: Mapping, built: Mapping, source: str | os.PathLike) -> None:
+    """The optimizer of a checkpoint is the one that a run has built.
+
+    PyTorch compares the groups only, in words that do not say what to do; numbers of another kind of
+    optimizer it takes over, and fails in the first step.
+
+    Args:
+        saved: The optimizer's part of the checkpoint.
+        built: The ``state_dict`` of the run's own optimizer wrapper.
+        source: Where it came from, for the message.
+
+    Raises:
+        UserError: It is another one; the message says in what they differ.
+    """
+    if different := _other_optimizer(saved, built):
+        raise UserError(
+            f'{source} cannot be resumed: {different}.\n'
+            '  to fix it: the optim_wrapper of the run that wrote it. For a new run from its weights: '
+            f'--cfg-options load_from={source}, no --resume.'
+        )
+
+
+def _other_optimizer(saved: Mapping, built: Mapping) -> str:
+    """In what two states of optimizers differ, or nothing."""
+    if not (isinstance(saved, Mapping) and isinstance(built, Mapping)):
+        return ''  # a wrapper of the user's own
+    if ('param_groups' in saved) != ('param_groups' in built):
+        kinds = ['one optimizer' if 'param_groups' in s else 'several' for s in (saved, built)]
+        return f'it holds the state of {kinds[0]}, and the config builds {kinds[1]}'
+    if 'param_groups' not in built:
+        if lacking := [name for name in built if name not in saved]:
+            return f'it holds no optimizer for {some_of(lacking)}'
+        differing = ((name, _other_optimizer(saved[name], built[name])) for name in built)
+        return next((f'{name}: {text}' for name, text in differing if text), '')
+    ours, theirs = built['param_groups'], saved['param_groups']
+    names = [{key for group in groups for key in group} - _COMMON for groups in (ours, theirs)]
+    lacking, foreign = sorted(names[0] - names[1]), sorted(names[1] - names[0])
+    if lacking and foreign:
+        return (
+            f'its optimizer is of another kind: it has the settings {some_of(foreign)}, and that of '
+            f'the config {some_of(lacking)}'
+        )
+    if len(ours) != len(theirs):
+        return (
+            f'its optimizer has {len(theirs)} group(s) of parameters, and that of the config '
+            f'{len(ours)} (paramwise_cfg)'
+        )
+    sizes = [(len(a['params']), len(b['params'])) for a, b in zip(ours, theirs, strict=True)]
+    if others := [number for number, (a, b) in enumerate(sizes) if a != b]:
+        a, b = sizes[others[0]]
+        return (
+            f'group {others[0]} of its optimizer has {b} parameters, and that of the config {a} '
+            '(paramwise_cfg, or a layer more or less)'
+        )
+    return ''
 
 
 def _parts(content: Mapping) -> Iterator[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.load import fit_whole, unwrapped
-from paca_mm.checkpoint.run import check_run
+from paca_mm.checkpoint.run import check_optimizer, check_run
 from paca_mm.files import replacing
 from paca_mm.models.common.norms import convert_sync_batchnorm
 from paca_mm.processes import attended
@@ -148,6 +148,8 @@ class SafeRunner(Runner):
         content = self._taken(filename, map_location)
         if self._resume:
             check_run(content, filename)
+            if hasattr(self.optim_wrapper, 'state_dict'):  # it is built
+                check_optimizer(content['optimizer'], self.optim_wrapper.state_dict(), filename)
         needs_all = strict or self._needs_all or self._resume
         fitted = fit_whole(self.model, content, filename, strict=needs_all)
         checkpoint = _as_mmengine_saves(content)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from helpers.tool import forget_runs
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.latest import read_latest
+from paca_mm.checkpoint.run import check_optimizer
 from paca_mm.engine.newest import go_on_from_newest
 from paca_mm.engine.runner import SafeRunner
 from paca_mm.errors import UserError
@@ -52,11 +53,10 @@ def runner(folder, epochs=3, width=2, classes=None, **settings):
         model=Model(width),
         work_dir=str(folder),
         train_dataloader=loader,
-        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.01)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type='paca_mm.SafeCheckpointHook', interval=1)),
         experiment_name=str(folder).replace('/', '_'),
-        **{'randomness': dict(seed=7), **settings},
+        **{'randomness': dict(seed=7), 'optim_wrapper': adam(), **settings},
     )
     if classes:
         made.cfg.train_dataloader = dict(dataset=dict(type='x', metainfo=dict(classes=classes)))
@@ -279,3 +279,56 @@ def test_epochs_and_iterations_in_one_folder_go_by_their_time(tmp_path, last, ne
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / f'{last}.pth'))
     os.utime(tmp_path / 'last_checkpoint', (5, 5))
     assert read_latest(tmp_path).file.stem == newer
+
+
+def sgd(**settings):
+    return dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9), **settings)
+
+
+def adam(**settings):
+    return dict(optimizer=dict(type='Adam', lr=0.01), **settings)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'message'),
+    [
+        (
+            sgd(),
+            'its optimizer is of another kind: it has the settings amsgrad, betas, eps, and that of the '
+            'config dampening, momentum, nesterov',
+        ),
+        (
+            adam(paramwise_cfg=dict(bias_decay_mult=0)),
+            'its optimizer has 1 group(s) of parameters, and that of the config 2',
+        ),
+    ],
+)
+@pytest.mark.parametrize('named', [True, False])
+def test_another_optimizer(work, optimizer, message, named):
+    """PyTorch's ValueError does not say what to do; of another kind it fails in the first step."""
+    source = dict(load_from=str(work / 'epoch_3.pth')) if named else {}
+    before = sorted(work.glob('*.pth'))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        runner(work, epochs=4, optim_wrapper=optimizer, resume=True, **source).train()
+    assert '--cfg-options load_from=' in str(caught.value)
+    assert sorted(work.glob('*.pth')) == before
+
+
+def test_optimizers_that_differ_by_the_version_of_torch():
+    """What one version of torch has and another has not is no other optimizer."""
+    layer = nn.Linear(3, 2)
+    built = torch.optim.Adam(layer.parameters()).state_dict()
+    older = dict(built, param_groups=[dict(group) for group in built['param_groups']])
+    older['param_groups'][0].pop('foreach')
+    older['param_groups'][0]['initial_lr'] = 0.1
+    check_optimizer(older, built, 'run.pth')
+    check_optimizer(built, older, 'run.pth')
+    check_optimizer(dict(a=older), dict(a=built), 'run.pth')
+    with pytest.raises(UserError, match=r'one optimizer, and the config builds several'):
+        check_optimizer(older, dict(a=built), 'run.pth')
+    with pytest.raises(UserError, match=r'no optimizer for b\.'):
+        check_optimizer(dict(a=older), dict(a=built, b=built), 'run.pth')
+    shorter = torch.optim.Adam(layer.parameters()).state_dict()
+    shorter['param_groups'][0]['params'] = [0]
+    with pytest.raises(UserError, match=r'group 0 of its optimizer has 1 parameters, and that of'):
+        check_optimizer(shorter, built, 'run.pth')

@@ -1,10 +1,14 @@
 """One training of ``make soak``: hurt three times, resumed, and the same at the end as undisturbed."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
-from helpers.tool import script
+from dev.soak.cycle import Soak
+from dev.soak.table import BEGIN, END, table, write_table
+from dev.soak.training import Variant, differences, prepare
 
 pytest.importorskip('mmpretrain')
 
@@ -13,17 +17,16 @@ pytest.importorskip('mmpretrain')
 @pytest.mark.timeout(900)  # a busy machine
 def test_a_training_that_is_hurt_ends_as_the_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    soak = script('dev/soak.py')
-    soak.prepare()
-    variant = soak.Variant(by_epoch=False, workers=0, poisoned=True)
-    tried = soak.Soak(tmp_path, seed=3, variants=[variant])
+    prepare()
+    variant = Variant(by_epoch=False, workers=0, poisoned=True)
+    tried = Soak(tmp_path, seed=3, variants=[variant])
     kinds = ['killed_in_a_validation', 'terminated', 'page_zeroed']
     training = tried.cycle(variant, len(kinds), kinds)
     assert [name for name, _ in training.faults] == kinds
     assert tried.lost == {}, json.dumps(tried.trainings, indent=1)
     page = tmp_path / 'page.md'
-    page.write_text(f'before\n{soak.BEGIN}\nold\n{soak.END}\nafter\n')
-    soak.write_table(page, soak.table(tried, 1, None, 0))
+    page.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
+    write_table(page, table(tried, 1, None, 0))
     text = page.read_text()
     assert '| SIGTERM | the step that was reached is saved, exit code 143 | 1 | 1 | 0 |' in text
     assert '**1** ended with the files of the undisturbed one' in text
@@ -34,11 +37,6 @@ def test_a_training_that_is_hurt_ends_as_the_undisturbed_one(tmp_path, monkeypat
 
 def test_what_differs_is_seen(tmp_path):
     """The comparison that everything rests on."""
-    import shutil
-
-    import torch
-
-    soak = script('dev/soak.py')
     ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
     ours.mkdir()
     content = {
@@ -48,12 +46,12 @@ def test_what_differs_is_seen(tmp_path):
     }
     torch.save(content, ours / 'iter_4.pth')
     shutil.copytree(ours, theirs)
-    assert soak.differences(ours, theirs) == []
+    assert differences(ours, theirs) == []
     content['optimizer']['state'][0]['step'] += 1
     torch.save(content, ours / 'iter_4.pth')
-    assert soak.differences(ours, theirs) == ['iter_4.pth: optimizer differs']
+    assert differences(ours, theirs) == ['iter_4.pth: optimizer differs']
     (ours / '.iter_8.pth.part').touch()
     (theirs / 'best_1.pth').touch()
-    found = soak.differences(ours, theirs)
+    found = differences(ours, theirs)
     assert found[0] == "files: [] too much, ['best_1.pth'] missing"
     assert found[1] == "unfinished files: ['.iter_8.pth.part']"

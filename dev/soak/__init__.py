@@ -1,0 +1,1 @@
+"""``make soak``: train, hurt, resume and compare."""
