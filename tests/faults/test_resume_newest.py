@@ -298,7 +298,7 @@ def adam(**settings):
             'config dampening, momentum, nesterov',
         ),
         (
-            adam(paramwise_cfg=dict(bias_decay_mult=0)),
+            adam(paramwise_cfg=dict(bias_lr_mult=2)),
             'its optimizer has 1 group(s) of parameters, and that of the config 2',
         ),
     ],
