@@ -86,6 +86,10 @@ class Soak:
             wrong = KINDS[name][2](training, self.draw)
         except Exception:  # what the script trips over is a fault that was not survived
             wrong = [traceback.format_exc()]
+            for process in training.started:
+                if process.lives(0):
+                    process.send(signal.SIGKILL)
+                    process.end()
         if wrong is not None:
             training.faults.append((name, wrong))
 

@@ -120,9 +120,11 @@ def _told(training: Training, draw: random.Random, signum: int) -> list[str] | N
     process = training.start()
     if _while_it_trains(training, process, draw):
         process.send(signum, to_all=draw.random() < 0.5)
-    code, text, wrong = training.end(process, 128 + signum)
+    code, text, wrong = training.end(process, 128 + signum, -signum)
     if code == 0:
         return wrong or None  # it had come to its end before
+    if code == -signum and 'done in' not in text:  # else it was told behind its end
+        wrong.append(f'signal {signum} has ended it, and nobody listened')
     reached = _last_step(text)
     saved = read_checkpoint(training.checkpoints()[0])['meta']['iter']
     if saved < reached:
@@ -238,10 +240,10 @@ def _full_disk(work: Path) -> Iterator[Callable[[], None]]:
     def empty() -> None:
         filler.unlink(missing_ok=True)
 
-    with filler.open('wb') as file, suppress(OSError):
+    # Without a buffer, whose rest would be written once more at the end, in vain.
+    with filler.open('wb', buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(2**14))
-            file.flush()
     try:
         yield empty
     finally:

@@ -119,6 +119,7 @@ class Training:
         seconds: How long that took.
         faults: Those that were done so far: kind, and what went wrong.
         done: Whether it has come to its end.
+        started: All its processes so far.
     """
 
     variant: Variant
@@ -127,6 +128,7 @@ class Training:
     seconds: float
     faults: list[tuple[str, list[str]]] = field(default_factory=list)
     done: bool = False
+    started: list[Process] = field(default_factory=list)
 
     def start(
         self, *words: str, hurt: Callable[[], None] | None = None, name: str = 'log.txt'
@@ -134,7 +136,8 @@ class Training:
         """Train from the newest checkpoint on."""
         config = self.reference.parent / f'{self.variant.name}.py'
         line = [str(config), '--work-dir', str(self.work), '--resume', *words]
-        return Process(line, self.work.parent / name, hurt)
+        self.started.append(Process(line, self.work.parent / name, hurt))
+        return self.started[-1]
 
     def end(self, process: Process, *codes: int) -> tuple[int, str, list[str]]:
         """Wait for the end, which is one of these exit codes or the training's own."""

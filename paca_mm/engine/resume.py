@@ -73,12 +73,12 @@ class Place:
                 'these data have no numbers (a stream, or no batches), so what comes next is not '
                 'what an uninterrupted run would see'
             )
-        elif iterations:
-            self._began = loop.iter - done
-            if done:
-                self._skip_iterations(batches, done)
         else:
-            self._skipped = done
+            self._began = loop.iter - done  # a validation that is due writes a checkpoint already
+            if not iterations:
+                self._skipped = done
+            elif done:
+                self._skip_iterations(batches, done)
         for dataset in with_pipeline(loop.dataloader.dataset):
             for transform in getattr(dataset.pipeline, 'transforms', ()):
                 if hasattr(transform, 'results_cache'):

@@ -366,6 +366,22 @@ def test_the_best_checkpoint_is_right_and_nothing_is_left_wherever_the_run_is_ki
     assert count > 10
 
 
+@pytest.mark.parametrize('loop', LOOPS)
+def test_killed_in_a_validation_and_again_behind_the_one_that_was_due(tmp_path, loop):
+    """The checkpoint that is written behind that validation is of an epoch that has not begun."""
+    every = BEST if loop == 'epoch' else {**BEST, 'by_epoch': False, 'interval': 3}
+    expected, folder = tmp_path / 'straight', tmp_path / 'run'
+    train(expected, loop, checkpoint=every)
+    for moment in ('before_val', 'before_train_iter'):
+        hooks = dict(custom_hooks=[KillAt(moment, 1)], resume=True)
+        with pytest.raises(Killed):
+            train(folder, loop, checkpoint=every, more=hooks)
+    train(folder, loop, checkpoint=every, more=dict(resume=True))
+    assert checkpoints(folder) == checkpoints(expected)
+    for name in checkpoints(expected):
+        same_files(expected / name, folder / name)
+
+
 def test_only_what_the_run_wrote_is_removed(tmp_path, monkeypatch):
     """Killed before epoch_1.pth was removed; then the user put another file in its place."""
     folder = tmp_path / 'run'
