@@ -18,7 +18,7 @@ from paca_mm.paths import PACKAGE
 @pytest.mark.slow
 @pytest.mark.parametrize('host', ['mmdet', 'mmseg', 'mmpretrain'])
 def test_the_configs_of_the_hosts_are_no_mistakes(host):
-    """Every 80th: all of them were looked at once, which takes minutes."""
+    """Every 80th; of all, which take half an hour, those were refused that their host refuses too."""
     package = pytest.importorskip(host)
     importlib.import_module(f'{host}.utils').register_all_modules(init_default_scope=False)
     root = Path(package.__file__).parent / '.mim/configs'
