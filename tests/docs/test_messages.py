@@ -24,6 +24,7 @@ OTHERS = {
     "_base_ = 'mmseg::...'",
     'selected index k out of range',
     'Weights only load failed',
+    'we can not find the config file in codebase',
     "'AmpOptimWrapper' is only available",
     'norm_decay_mult=0',
     'SyncBatchNorm expected input tensor to be on GPU',
