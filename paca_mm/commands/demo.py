@@ -1,6 +1,7 @@
 """Train, evaluate and draw a small model on the embedded dataset: minutes, and no download.
 
-The three steps are the commands that anyone would type; each is shown before it runs.
+The three steps are the commands that anyone would type; each is shown before it runs. At the end is one
+picture: an image, its prediction and the clusters that it was made from.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from paca_mm.analysis.clusters.showcase import showcase
     from paca_mm.analysis.logs import last_scalars
     from paca_mm.engine.launch import last_checkpoint
     from paca_mm.engine.tasks import TASKS
@@ -48,6 +50,10 @@ def run(args: argparse.Namespace) -> None:
     }
     print(f'\n{name} {tested[name]:g} after {(time.monotonic() - began) / 60:.1f} minutes in all')
     print('predictions beside the ground truth:', images)
+    picture = str(Path(work_dir) / 'demo.png')
+    chosen = showcase(config, checkpoint, picture)
+    print('image, prediction and clusters side by side:', picture)
+    print(f'to look closer: {command_line("clusters", chosen, config, checkpoint)}')
     if differing:
         raise UserError(f'the test does not repeat the metrics of the training: {differing}')
     print('the test repeats the metrics of the training to the digit')

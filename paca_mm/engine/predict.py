@@ -22,7 +22,7 @@ from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .data_checks import datasets_of
 from .distributed import device as default_device
-from .drawing import Look, save
+from .drawing import Look, Pixels, save
 from .mistakes import explained
 from .tasks import task_for
 from .walk import dataset_class, test_dataset, type_name
@@ -88,14 +88,25 @@ class Predictor:
         Raises:
             BrokenImage: The image cannot be read.
         """
+        sample = self.sample(image)
+        if drawn:
+            save(self.drawing(image, sample, score_thr), drawn, '--out')
+        return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
+
+    def sample(self, image: str) -> Any:
+        """The host's own prediction of an image, on the CPU.
+
+        Raises:
+            BrokenImage: The image cannot be read.
+        """
         data = self.load(image)
         with torch.no_grad():
-            sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
-        if drawn:
-            pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
-            drawing = self.task.drawn(pixels, sample, self.look, score_thr)
-            save(drawing, drawn, '--out')
-        return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
+            return self.model.test_step(pseudo_collate([data]))[0].cpu()
+
+    def drawing(self, image: str, sample: Any, score_thr: float = 0.3) -> Pixels:
+        """An image with a prediction of :meth:`sample` drawn on it, (H, W, 3), RGB."""
+        pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
+        return self.task.drawn(pixels, sample, self.look, score_thr)
 
     def load(self, image: str) -> dict[str, Any]:
         """What the config's pipeline makes of an image: ``inputs`` and ``data_samples``.

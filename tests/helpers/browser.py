@@ -1,4 +1,4 @@
-"""A page in a headless browser: clicks, taps, keys and pictures, by the DevTools protocol over two pipes.
+"""A page in a headless browser: clicks, taps, keys, pictures, by the DevTools protocol over two pipes.
 
 It needs no package, only a Chromium or a Chrome.
 """

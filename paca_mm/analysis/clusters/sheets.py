@@ -26,11 +26,12 @@ _TITLE, _WORDS, _SMALL = 14, 11.5, 10.5  # points: 22 pixels and more
 _SHARE = 'Percentages are shares of all attention, those of the patch of its own.'
 
 #: How to read a sheet, on the sheet.
-_READING = """Left: the cluster that each patch weighs most in,
-and how many clusters have a patch.
-Right: the clusters that are read most. A percentage
-is the share of all attention that a cluster receives;
-bright is where most of it comes from."""
+_READING = """Left: the cluster in which each patch weighs most, and the
+one that it reads most; in brackets, how many clusters
+there are on the picture.
+Right: the clusters that are read most of all. The
+percentage is the share of all attention that one
+receives; bright are the patches that it is made of."""
 
 
 def stage_sheet(
@@ -85,12 +86,14 @@ def stage_sheet(
         plot = figure.add_subplot(rows[2 + i // 3, i % 3])
         _show(plot, heat(seen.pixels, view.assignment[cluster], view.cell, MADE_OF), '')
         plot.set_title(f'{view.name(cluster)}: {mass[cluster]:.1%}', fontsize=_WORDS, color='black')
-    _legends(figure, [(READ, 'what is read'), (MADE_OF, 'what a cluster is made of')], _SHARE)
+    _legends(
+        figure, [(READ, 'what is read', 'most'), (MADE_OF, 'what it is made of', 'most')], _SHARE
+    )
     return figure
 
 
-def overview(seen: Seen, top: int = 3, weights: str = '', block: int = -1) -> Figure:
-    """All stages on one sheet: partition and the clusters that are read most.
+def overview(seen: Seen, top: int = 2, weights: str = '', block: int = -1) -> Figure:
+    """All stages on one sheet: both partitions and the clusters that are read most.
 
     Args:
         seen: The image.
@@ -99,22 +102,24 @@ def overview(seen: Seen, top: int = 3, weights: str = '', block: int = -1) -> Fi
         block: Which block of each stage.
     """
     stages = seen.stages()
-    figure, rows = _figure(seen, [1.0] * (1 + len(stages)), columns=top + 1, between=0.42)
+    figure, rows = _figure(seen, [1.0] * (1 + len(stages)), columns=top + 2, between=0.42)
     _headline(figure, f'{seen.name}: clusters, stage by stage', [weights])
     _show(figure.add_subplot(rows[0, 0]), seen.pixels, 'image')
     words = figure.add_subplot(rows[0, 1:])
     words.set_axis_off()
-    words.text(0.02, 0.98, _READING, fontsize=_SMALL, va='top', linespacing=1.5)
+    words.text(0.02, 0.98, _READING, fontsize=_SMALL, va='top', linespacing=1.4)
     for i, stage in enumerate(stages, start=1):
         view = seen.view(stage, block)
         colours, mass = distinct(len(view.assignment)), view.mass()
         plot = figure.add_subplot(rows[i, 0])
-        _partition(plot, seen, view, view.partition(), colours, f'stage {stage + 1}')
+        _partition(plot, seen, view, view.partition(), colours, f'stage {stage + 1}: belongs', 3)
+        plot = figure.add_subplot(rows[i, 1])
+        _partition(plot, seen, view, view.read_most(), colours, f'stage {stage + 1}: reads', 3)
         for j, cluster in enumerate(view.ranked()[:top]):
-            plot = figure.add_subplot(rows[i, j + 1])
+            plot = figure.add_subplot(rows[i, j + 2])
             _show(plot, heat(seen.pixels, view.assignment[cluster], view.cell, MADE_OF), '')
             plot.set_title(f'{view.name(cluster)}: {mass[cluster]:.1%}', fontsize=_SMALL)
-    _legends(figure, [(MADE_OF, 'what a cluster is made of')])
+    _legends(figure, [(MADE_OF, 'what a cluster is made of', 'most')])
     return figure
 
 
@@ -157,7 +162,7 @@ def class_sheet(seen: Seen, weights: str = '', most: int = 8) -> Figure:
         reads = view.attention[0, ..., label]
         _show(plot, heat(seen.pixels, reads, view.cell, READ, most=1.0), '')
         plot.set_title(f'who reads it: {mass[label]:.1%}', fontsize=_SMALL)
-    _legends(figure, [(MADE_OF, 'made of'), (READ, 'read, 0 to 100 %')], _SHARE)
+    _legends(figure, [(MADE_OF, 'made of', 'most'), (READ, 'read', '100 %')], _SHARE)
     return figure
 
 
@@ -165,11 +170,11 @@ def row_of(pictures: Sequence[tuple[str, NDArray]], width: float = 11.0) -> Figu
     """Pictures side by side, each with its title, all of one height."""
     ratios = [p.shape[1] / p.shape[0] for _, p in pictures]
     height = (width - 0.12 * (len(pictures) + 1)) / sum(ratios)
-    figure = Figure(figsize=(width, height + 0.5))
+    figure = Figure(figsize=(width, height + 0.62), facecolor='white')
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         1, len(pictures), width_ratios=ratios, wspace=0.04,
-        left=0.01, right=0.99, bottom=0.08 / (height + 0.5), top=1 - 0.42 / (height + 0.5),
+        left=0.01, right=0.99, bottom=0.08 / (height + 0.62), top=1 - 0.54 / (height + 0.62),
     )  # fmt: skip
     for i, (title, pixels) in enumerate(pictures):
         _show(figure.add_subplot(grid[0, i]), pixels, title)
@@ -238,19 +243,26 @@ def _mark(plot: Any, view: View, row: int, column: int) -> None:
 
 
 def _partition(
-    plot: Any, seen: Seen, view: View, cells: NDArray, colours: NDArray, title: str
+    plot: Any,
+    seen: Seen,
+    view: View,
+    cells: NDArray,
+    colours: NDArray,
+    title: str,
+    numbers: int = 6,
 ) -> None:
     """Cells in the colours of their clusters, with the numbers of the largest parts in them."""
     kinds, counts = np.unique(cells, return_counts=True)
-    _show(plot, parts(seen.pixels, cells, view.cell, colours), f'{title} ({len(kinds)})')
+    _show(plot, parts(seen.pixels, cells, view.cell, colours), '')
+    plot.set_title(f'{title} ({len(kinds)})', fontsize=_WORDS if numbers > 3 else _SMALL)
     height, width = seen.size
     taken: list[tuple[float, float]] = []
-    for cluster in kinds[np.argsort(-counts, kind='stable')[:9]]:
+    for cluster in kinds[np.argsort(-counts, kind='stable')[: numbers + 3]]:
         y, x = (n * view.cell for n in _middle(cells == cluster))
         # A number on another one, or half outside, can be read by nobody.
         if any(abs(y - v) < height * 0.1 and abs(x - u) < width * 0.16 for v, u in taken):
             continue
-        if len(taken) == 6 or not (width * 0.08 < x < width * 0.92 and y > height * 0.05):
+        if len(taken) == numbers or not (width * 0.08 < x < width * 0.92 and y > height * 0.05):
             continue
         taken.append((y, x))
         plot.text(
@@ -303,24 +315,17 @@ def _two(colour: Sequence[int]) -> NDArray[np.uint8]:
     return np.array([(0, 0, 0), colour], np.uint8)
 
 
-def _legends(figure: Figure, legends: Sequence[tuple[str, str]], words: str = '') -> None:
-    """A strip for every colour map below everything, above a line of words."""
+def _legends(figure: Figure, legends: Sequence[tuple[str, str, str]], words: str = '') -> None:
+    """A strip for every colour map, with its name and what its end means, above a line of words."""
     height = figure.get_size_inches()[1]
-    figure.text(0.5, 0.14 / height, words, fontsize=_SMALL, ha='center', va='center')
-    share = 1 / len(legends)
-    for i, (colours, name) in enumerate(legends):
-        left = share * i + 0.06
-        strip = figure.add_axes((left, 0.6 / height, share - 0.12, 0.14 / height))
+    figure.text(0.5, 0.16 / height, words, fontsize=_SMALL, ha='center', va='center')
+    width = 1 / len(legends) - 0.12
+    for i, (colours, name, most) in enumerate(legends):
+        left = i / len(legends) + 0.06
+        strip = figure.add_axes((left, 0.62 / height, width, 0.14 / height))
         strip.imshow(np.linspace(0, 1, 256)[None], aspect='auto', cmap=colours)
         strip.set_axis_off()
-        ends = '0', '' if 'to' in name.split() else 'most'
-        for x, word, side in ((left, ends[0], 'left'), (left + share - 0.12, ends[1], 'right')):
-            figure.text(x, 0.42 / height, word, fontsize=_SMALL, ha=side, va='center')
-        figure.text(
-            left + (share - 0.12) / 2,
-            0.22 / height,
-            words,
-            fontsize=_SMALL,
-            ha='center',
-            va='center',
-        )
+        for x, text, side in ((0, '0', 'left'), (0.5, name, 'center'), (1, most, 'right')):
+            figure.text(
+                left + x * width, 0.44 / height, text, fontsize=_SMALL, ha=side, va='center'
+            )
