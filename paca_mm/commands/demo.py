@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paca_mm.analysis.clusters.showcase import showcase
     from paca_mm.analysis.logs import last_scalars
     from paca_mm.engine.launch import last_checkpoint
     from paca_mm.engine.tasks import TASKS
@@ -50,15 +49,18 @@ def run(args: argparse.Namespace) -> None:
     }
     print(f'\n{name} {tested[name]:g} after {(time.monotonic() - began) / 60:.1f} minutes in all')
     print('predictions beside the ground truth:', images)
-    picture = str(Path(work_dir) / 'demo.png')
-    chosen = showcase(config, checkpoint, picture)
-    print('image, prediction and clusters side by side:', picture)
-    print(f'to look closer: {command_line("clusters", chosen, config, checkpoint)}')
     if differing:
         raise UserError(f'the test does not repeat the metrics of the training: {differing}')
     print('the test repeats the metrics of the training to the digit')
     if tested[name] < goal:
         raise UserError(f'{name} is {tested[name]:g}, but {goal:g} was to be expected.')
+
+    from paca_mm.analysis.clusters.showcase import showcase
+
+    picture = str(Path(work_dir) / 'demo.png')
+    image = showcase(config, checkpoint, picture)
+    print(f'an image, its prediction and its clusters side by side: {picture}')
+    print(f'to look closer:\n  {command_line("clusters", image, config, checkpoint)}')
 
 
 def start(name: str, *words: str) -> None:

@@ -4,13 +4,15 @@ It needs no package, only a Chromium or a Chrome.
 """
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import time
+from contextlib import suppress
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 
@@ -26,6 +28,13 @@ def browser():
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def _from_ten(descriptor):
+    """A descriptor that is no smaller number, so that those the browser wants are free."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
+
+
 class Page:
     """A page of a file, in a browser of its own that no network reaches.
 
@@ -39,14 +48,19 @@ class Page:
     """
 
     def __init__(self, file, profile, width=1200, height=900, touch=False, fragment=''):
-        to_browser, write = os.pipe()
-        read, from_browser = os.pipe()
-        words = [browser(), *FLAGS, '--remote-debugging-pipe', f'--user-data-dir={profile}']
-        self._process = subprocess.Popen(
-            ['sh', '-c', f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}', *words],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        to_browser, write = map(_from_ten, os.pipe())
+        read, from_browser = map(_from_ten, os.pipe())
+        program = browser()
+        self._process = os.posix_spawn(
+            program,
+            [program, *FLAGS, '--remote-debugging-pipe', f'--user-data-dir={profile}'],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, to_browser, 3),  # where it reads commands
+                (os.POSIX_SPAWN_DUP2, from_browser, 4),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -77,8 +91,14 @@ class Page:
         return self
 
     def __exit__(self, *_):
-        self._process.kill()
-        self._process.wait()
+        self._session = None
+        with suppress(AssertionError, OSError):
+            self.send('Browser.close')
+        ends = time.monotonic() + 10
+        while os.waitpid(self._process, os.WNOHANG) == (0, 0):
+            if time.monotonic() > ends:
+                os.kill(self._process, signal.SIGKILL)
+            time.sleep(0.02)
         os.close(self._write)
         os.close(self._read)
 

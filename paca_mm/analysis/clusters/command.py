@@ -37,9 +37,10 @@ class Explorer:
     def __init__(
         self, cfg: Config, checkpoint: str | None = None, device: str | None = None
     ) -> None:
-        leave_weights_out(
-            cfg.model
-        )  # a checkpoint holds them all, and random ones are to be random
+        if checkpoint is None:
+            leave_weights_out(cfg.model)
+            if cfg.model.get('teacher') is not None:  # which would want its own
+                cfg.model.teacher = None
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.predictor = Predictor(cfg, checkpoint, device)

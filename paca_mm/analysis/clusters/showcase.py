@@ -49,7 +49,7 @@ def showcase(config: str, checkpoint: str, out: str | os.PathLike, image: str | 
     first = view.ranked()[0]
     made_of = heat(pixels, view.assignment[first], cell, MADE_OF)
     with larger_letters(1.8):
-        prediction = predictor.drawing(image, predictor.sample(image))
+        prediction = predictor.drawing(image, predictor.sample(image), score_thr=0.5)
     stage = f'stage {view.stage + 1}'
     pictures = [
         ('image', pixels),
