@@ -67,6 +67,13 @@ class Page:
         self._write, self._read, self._rest = write, read, b''
         self._numbers, self._session = itertools.count(1), None
         self.events = []
+        try:
+            self._open(file, width, height, touch, fragment)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _open(self, file, width, height, touch, fragment):
         target = self.send('Target.createTarget', url='about:blank')['targetId']
         attached = self.send('Target.attachToTarget', targetId=target, flatten=True)
         self._session = attached['sessionId']
@@ -92,8 +99,9 @@ class Page:
 
     def __exit__(self, *_):
         self._session = None
-        with suppress(AssertionError, OSError):
-            self.send('Browser.close')
+        close = dict(id=next(self._numbers), method='Browser.close')
+        with suppress(OSError):
+            os.write(self._write, json.dumps(close).encode() + b'\0')
         ends = time.monotonic() + 10
         while os.waitpid(self._process, os.WNOHANG) == (0, 0):
             if time.monotonic() > ends:
@@ -118,7 +126,7 @@ class Page:
 
     def _next(self):
         while b'\0' not in self._rest:
-            ready, _, _ = select.select([self._read], [], [], 60)
+            ready, _, _ = select.select([self._read], [], [], 120)
             assert ready, 'the browser does not answer'
             chunk = os.read(self._read, 1 << 20)
             assert chunk, 'the browser has ended'

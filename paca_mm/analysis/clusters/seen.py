@@ -169,7 +169,7 @@ def see(model: Any, data: dict[str, Any], name: str, look: Look | None = None) -
         views.append(view)
 
     watch_clusters(model, inputs, take)
-    maps = class_clusters(model, inputs) if hasattr(model, 'decode_head') else None
+    maps = class_clusters(model, inputs)
     if maps is None:
         return Seen(name, pixels, views, look=look)
     names = tuple(look.name(i) for i in range(maps.assignment.shape[1]))
