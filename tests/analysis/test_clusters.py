@@ -499,6 +499,7 @@ def test_everything_can_be_done_by_keys(file, tmp_path):
             (']', 'block', '1'),
             ('.', 'head', '0'),
             (',', 'head', 'mean'),
+            ('v', 'show', 'most'),
             ('v', 'show', 'belongs'),
             ('o', 'order', 'all'),
             ('1', 'column', '3'),  # where it was, in another grid
