@@ -22,6 +22,7 @@ COMMANDS = {
     'shapes': 'make_shapes',
     'check-dataset': 'check_dataset',
     'demo': 'demo',
+    'clusters': 'visualize_clusters',
     'flops': 'get_flops',
     'bench': 'benchmark',
     'frequency': 'analyze_frequency',

@@ -14,7 +14,10 @@ from .environment import STACKS
 from .families import Member, member_named
 
 #: What is registered beside the families' members: imported when it is asked for, too.
-OTHERS = {'MaskTTAModel': Member('paca_mm.engine.mask_tta', host='mmdet')}
+OTHERS = {
+    'MaskTTAModel': Member('paca_mm.engine.mask_tta', host='mmdet'),
+    'ClusterVisualizationHook': Member('paca_mm.analysis.clusters.hook'),
+}
 
 
 class _FamilyRegistry(Registry):

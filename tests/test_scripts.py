@@ -166,14 +166,22 @@ def demo(tmp_path, monkeypatch):
     return demo
 
 
-def test_the_demo_starts_our_tools_from_another_directory(demo, capsys):
+def test_the_demo_starts_our_tools_from_another_directory(demo, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        'paca_mm.analysis.clusters.showcase.showcase', lambda *args: drawn.append(args) or 'a.png'
+    )
     demo.trained = demo.tested = TASKS['seg'].demo_goal + 0.01
     demo.main()
     train, test = demo.started
     assert train[:3] == [sys.executable, str(TOOLS / 'train.py'), TASKS['seg'].shapes_config]
     assert test[:2] == [sys.executable, str(TOOLS / 'test.py')]
     assert test[3] == 'work_dirs/demo/seg/iter_1.pth'
-    assert 'repeats the metrics of the training to the digit' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'repeats the metrics of the training to the digit' in said
+    files = 'work_dirs/demo/seg/iter_1.pth', 'work_dirs/demo/seg/demo.png'
+    assert drawn == [(TASKS['seg'].shapes_config, *files)]
+    assert f'clusters a.png {TASKS["seg"].shapes_config} {files[0]}' in said
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     finite=dict(type='paca_mm.FiniteHook'),  # a step with a NaN in it is left out
     stop=dict(type='paca_mm.StopHook'),  # a signal saves before it ends the run
+    # What the clusters of PaCa become, every so many epochs or iterations; 0 is never.
+    clusters=dict(type='paca_mm.ClusterVisualizationHook', interval=0),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -1,6 +1,7 @@
 """Train, evaluate and draw a small model on the embedded dataset: minutes, and no download.
 
-The three steps are the commands that anyone would type; each is shown before it runs.
+The three steps are the commands that anyone would type; each is shown before it runs. At the end is one
+picture: an image, its prediction and the clusters that it was made from.
 """
 
 import argparse
@@ -53,6 +54,13 @@ def run(args: argparse.Namespace) -> None:
     print('the test repeats the metrics of the training to the digit')
     if tested[name] < goal:
         raise UserError(f'{name} is {tested[name]:g}, but {goal:g} was to be expected.')
+
+    from paca_mm.analysis.clusters.showcase import showcase
+
+    picture = str(Path(work_dir) / 'demo.png')
+    image = showcase(config, checkpoint, picture)
+    print(f'an image, its prediction and its clusters side by side: {picture}')
+    print(f'to look closer:\n  {command_line("clusters", image, config, checkpoint)}')
 
 
 def start(name: str, *words: str) -> None:

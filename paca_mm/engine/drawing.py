@@ -7,7 +7,9 @@ a class has one colour in boxes, masks and maps.
 
 import colorsys
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +164,19 @@ def beside(left: Pixels, right: Pixels) -> Pixels:
     return np.concatenate([filled[0], gap, filled[1]], axis=1)
 
 
+_larger: ContextVar[float] = ContextVar('_larger', default=1.0)
+
+
+@contextmanager
+def larger_letters(factor: float) -> Iterator[None]:
+    """Words that are ``factor`` times as large, for drawings that are going to be shown smaller."""
+    before = _larger.set(factor)
+    try:
+        yield
+    finally:
+        _larger.reset(before)
+
+
 class _Canvas:
     """An image that is drawn on, in its own coordinates."""
 
@@ -172,7 +187,8 @@ class _Canvas:
         if self.factor > 1:
             size = (width * self.factor, height * self.factor)
             image = image.resize(size, Image.Resampling.BICUBIC)
-        self.letters = max(LEAST_LETTERS, round(LETTERS * (image.width * image.height) ** 0.5))
+        letters = max(LEAST_LETTERS, LETTERS * (image.width * image.height) ** 0.5)
+        self.letters = round(letters * _larger.get())
         self.line = max(2, self.letters // 7)
         self._draw_on(image)
         self._taken: list[tuple[int, int, int, int]] = []  # where names are

@@ -22,7 +22,7 @@ from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .data_checks import datasets_of
 from .distributed import device as default_device
-from .drawing import Look, save
+from .drawing import Look, Pixels, save
 from .mistakes import explained
 from .tasks import task_for
 from .walk import dataset_class, test_dataset, type_name
@@ -37,7 +37,8 @@ class Predictor:
 
     Args:
         cfg: The config that the checkpoint was trained with.
-        checkpoint: A checkpoint, official or ours.
+        checkpoint: A checkpoint, official or ours. None leaves the model as it is built, with random
+            weights.
         device: Where to run; the machine's accelerator by default, or the CPU.
 
     Raises:
@@ -49,17 +50,18 @@ class Predictor:
         record = predictor.predict('street.jpg', drawn='street_drawn.png')
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, device: str | None = None) -> None:
+    def __init__(self, cfg: Config, checkpoint: str | None, device: str | None = None) -> None:
         _check_device(device)
         self.task = task_for(cfg)
         require(self.task.scope)
         init_default_scope(cfg.default_scope)
-        content = read_checkpoint(checkpoint)
+        content = read_checkpoint(checkpoint) if checkpoint is not None else None
         with explained(cfg):
             model = MODELS.build({**cfg.model, 'data_preprocessor': _preprocessor(cfg)})
         # SyncBatchNorm refuses a CPU, and in evaluation it is BatchNorm anyway.
         model = revert_sync_batchnorm(model)
-        load_whole(model, content, checkpoint, strict=True)
+        if checkpoint is not None:
+            load_whole(model, content, checkpoint, strict=True)
         self.model: Any = model.to(device or default_device()).eval()
         pipeline = image_pipeline(cfg)
         self.loader = loader_of(pipeline)
@@ -86,19 +88,38 @@ class Predictor:
         Raises:
             BrokenImage: The image cannot be read.
         """
+        sample = self.sample(image)
+        if drawn:
+            save(self.drawing(image, sample, score_thr), drawn, '--out')
+        return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
+
+    def sample(self, image: str) -> Any:
+        """The host's own prediction of an image, on the CPU.
+
+        Raises:
+            BrokenImage: The image cannot be read.
+        """
+        data = self.load(image)
+        with torch.no_grad():
+            return self.model.test_step(pseudo_collate([data]))[0].cpu()
+
+    def drawing(self, image: str, sample: Any, score_thr: float = 0.3) -> Pixels:
+        """An image with a prediction of :meth:`sample` drawn on it, (H, W, 3), RGB."""
+        pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
+        return self.task.drawn(pixels, sample, self.look, score_thr)
+
+    def load(self, image: str) -> dict[str, Any]:
+        """What the config's pipeline makes of an image: ``inputs`` and ``data_samples``.
+
+        Raises:
+            BrokenImage: The image cannot be read.
+        """
         _check_image(image, self.loader)
         try:
-            data = self.pipeline(dict(img_path=image, img_id=0))
+            return self.pipeline(dict(img_path=image, img_id=0))
         except Exception:
             _check_image(image, self.loader, decode=True)  # damaged inside?
             raise
-        with torch.no_grad():
-            sample = self.model.test_step(pseudo_collate([data]))[0].cpu()
-        if drawn:
-            pixels = mmcv.imread(image, channel_order='rgb', backend=self.loader)
-            drawing = self.task.drawn(pixels, sample, self.look, score_thr)
-            save(drawing, drawn, '--out')
-        return {'picture': image, **self.task.record(sample, self.look.classes, score_thr)}
 
 
 def _check_image(image: str, loader: str | None, decode: bool = False) -> None:

@@ -3,12 +3,10 @@
 import errno
 import logging
 import os
-import resource
 import shutil
 import signal
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from helpers.limits import files_of
 from helpers.tiny import write_config, write_shapes
 from helpers.tool import run
 from paca_mm.checkpoint import read_checkpoint
@@ -26,17 +25,6 @@ from paca_mm.files import CannotWrite, make_folder, replacing, writing
 from paca_mm.processes import attended
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='limits and locks of POSIX')
-
-
-@contextmanager
-def files_of(most):
-    """No file may become larger than so many bytes: what a full disk is to a writer, for anybody."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def by_text(path):

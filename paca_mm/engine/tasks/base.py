@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch.nn as nn
 from mmengine.config import Config
+from numpy.typing import NDArray
 from torch import Tensor
 
 from paca_mm.datasets.faults import Fault
@@ -121,6 +122,12 @@ class Task:
     def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
         """The same of the ground truth; None if the sample has none."""
         raise NotImplementedError
+
+    def labels_of(self, cfg: Config, image: str) -> NDArray | None:
+        """The classes of an image's pixels, (H, W), 255 for none; None unless the image is of a dataset
+        of the config that knows them.
+        """
+        return None
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         """A prediction as plain data."""

@@ -1,11 +1,13 @@
 """Semantic segmentation, by mmsegmentation."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TRANSFORMS
+from numpy.typing import NDArray
 
 from paca_mm.datasets.checks import check_masks, check_present
 from paca_mm.datasets.faults import Fault
@@ -21,6 +23,7 @@ from ..data_checks import (
     check_levels,
     check_num_classes,
     classes_of,
+    datasets_of,
     heads_of,
     is_dataset,
     is_remote,
@@ -146,6 +149,24 @@ class Segmentation(Task):
     def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
         truth = sample.get('gt_sem_seg')
         return None if truth is None else class_map(pixels, truth.data[0].numpy(), look)
+
+    def labels_of(self, cfg: Config, image: str) -> NDArray | None:
+        for name in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
+            for dataset, place in datasets_of(cfg.get(name), name):
+                if is_remote(dataset) or not _loads_masks(dataset):
+                    continue
+                made = _made(dataset, place, None)
+                try:
+                    samples = made.load_data_list() if made is not None else []
+                except OSError:  # a dataset that is not on this machine
+                    continue
+                for sample in samples:
+                    if os.path.realpath(sample['img_path']) == os.path.realpath(image):
+                        steps = [
+                            s for s in dataset['pipeline'] if type_name(s) == 'LoadAnnotations'
+                        ]
+                        return TRANSFORMS.build(steps[0])(sample)['gt_seg_map']
+        return None
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
