@@ -3,15 +3,22 @@
 import csv
 import json
 import math
+import re
+import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.tiny import write_config, write_shapes
 from helpers.tool import run
 from paca_mm.analysis.curves import as_data, chosen, draw, named, smoothed
 from paca_mm.analysis.logs import read_run
 from paca_mm.errors import UserError
+from paca_mm.paths import assets_root
+
+EVERY_STEP = 'default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))'
 
 
 def train(step, loss, epoch=None, **more):
@@ -213,8 +220,6 @@ def test_wrong_inputs_are_one_message(tmp_path, make, message, capsys):
     (tmp_path / 'binary.json').write_bytes(b'\xff\xfe\x00')
     assert run('plot_log', make(tmp_path), '--out', tmp_path / 'out') == 2
     assert not (tmp_path / 'out').exists()
-    import re
-
     assert re.search(f'(?s)error: .*{message}', capsys.readouterr().err)
 
 
@@ -225,3 +230,35 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path, capsys):
     assert 'cannot be written' in capsys.readouterr().err
     assert run('plot_log', tmp_path / 'seg', '--smooth', '0') == 2
     assert '--smooth 0 must be 1 or more' in capsys.readouterr().err
+
+
+BACKENDS = "[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]"
+LINE = f'visualizer = dict(vis_backends={BACKENDS})'
+
+
+@pytest.mark.slow
+def test_a_resumed_training_is_read_and_tensorboard_is_one_line(tmp_path, monkeypatch, capsys):
+    """Epochs of six steps."""
+    pytest.importorskip('mmpretrain')
+    monkeypatch.chdir(tmp_path)
+    assert f'\n{LINE}\n' in (assets_root() / 'docs/curves.md').read_text()
+    write_shapes(tmp_path)
+    write_config(tmp_path / 'a.py', 'cls', rest=f'{LINE}\n{EVERY_STEP}')
+    code = run('train', 'a.py', '--work-dir', 'w')
+    if find_spec('tensorboard') is None:
+        assert code == 2
+        assert 'pip install future tensorboard' in capsys.readouterr().err
+        write_config(tmp_path / 'a.py', 'cls', rest=EVERY_STEP)
+        code = run('train', 'a.py', '--work-dir', 'w')
+    else:
+        assert [*(tmp_path / 'w').glob('*/vis_data/events.out.tfevents.*')]
+    assert code == 0
+    time.sleep(1.1)  # the folder of a start is named by the second
+    more = '--cfg-options', 'train_cfg.max_epochs=2'
+    assert run('train', 'a.py', '--work-dir', 'w', '--resume', *more) == 0
+    read = read_run('w')
+    assert len(read.files) == 2
+    assert read.notes == ()
+    assert read.curves['loss'].steps == tuple(range(1, 13))
+    top1 = read.curves['accuracy/top1']
+    assert (top1.steps, top1.unit) == ((1, 2), 'epoch')
