@@ -62,6 +62,21 @@ class PaCaAttention(nn.Module):
         out = self._attend(x.flatten(1, 2), k, v)
         return self.proj(out.reshape(x.shape)), z
 
+    def reads(self, x: Tensor, z: Tensor) -> Tensor:
+        """How much every patch reads from each cluster: the weights that :meth:`forward` applies.
+
+        Args:
+            x: Normalised patches (B, H, W, C).
+            z: The assignment (B, M, N) that :meth:`forward` used and returned.
+
+        Returns:
+            (B, h, N, M); over the clusters they sum to 1.
+        """
+        patches = x.flatten(1, 2)
+        query = self._heads(self.q(patches))
+        key = self._heads(self.k(self.cluster_norm(pool(z, patches))))
+        return (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).softmax(3)
+
     def can_add(self, x: Tensor) -> bool:
         """Whether :meth:`added_to` may stand in for :meth:`forward` and a sum, gradients aside."""
         return (

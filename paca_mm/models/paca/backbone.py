@@ -1,7 +1,7 @@
 """PaCa-ViT: a pyramid vision transformer with patch-to-cluster attention."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
 from ..common.backbone import Backbone
+from ..common.clusters import ClusterMaps
 from ..common.tokens import as_image
 from .archs import resolve_arch
 from .attention import PaCaAttention, castling_attention
@@ -172,8 +173,7 @@ class PaCaViT(Backbone):
             For each of ``out_indices`` a contiguous map (B, C_i, ceil(H / stride_i),
             ceil(W / stride_i)).
         """
-        outs, _ = self._forward(x)
-        return outs
+        return self._forward(x)
 
     def cluster_assignments(self, x: Tensor, block: int = 0) -> tuple[Tensor | None, ...]:
         """Which patches each cluster is made of, stage by stage.
@@ -187,29 +187,68 @@ class PaCaViT(Backbone):
             For every stage (B, M_i, H_i, W_i), each cluster's weights over the positions, which sum
             to 1; None for a stage without clusters.
         """
-        _, assignments = self._forward(x, block)
-        return assignments
+        assignments: list[Tensor | None] = []
 
-    def _forward(
-        self, x: Tensor, tap: int | None = None
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """Run the pyramid; with ``tap``, also keep the assignment of that block of each stage."""
+        def watch(
+            stage: int, index: int, module: PaCaBlock, before: Tensor, z: Tensor | None
+        ) -> None:
+            if index == block % self.depths[stage]:
+                assignments.append(None if z is None else z.unflatten(2, before.shape[1:3]))
+
+        self._forward(x, watch)
+        return tuple(assignments)
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether a stage that is built attends to clusters."""
+        return any(self.num_clusters[: self.num_stages])
+
+    def watch_clusters(
+        self,
+        x: Tensor,
+        see: Callable[[ClusterMaps], None],
+        wanted: Callable[[int, int], bool] = lambda stage, block: True,
+    ) -> None:
+        """Run a batch and show the clusters of its blocks, one block after the other.
+
+        Args:
+            x: (B, in_channels, H, W), normalised.
+            see: Called in forward order with each block that attends to clusters.
+            wanted: ``(stage, block) -> bool``, both counted from 0: what is shown. The attention of
+                the others is not computed.
+        """
+
+        def watch(
+            stage: int, index: int, module: PaCaBlock, before: Tensor, z: Tensor | None
+        ) -> None:
+            if z is None or not wanted(stage, index):
+                return
+            size = before.shape[1:3]
+            attention = module.attn.reads(module.norm1(before), z).unflatten(2, size)
+            see(ClusterMaps(stage, index, z.unflatten(2, size), attention))
+
+        self._forward(x, watch)
+
+    def _forward(self, x: Tensor, watch: Callable[..., None] | None = None) -> tuple[Tensor, ...]:
+        """Run the pyramid; ``watch`` is called behind every block, with its stage and its number, the
+        block, what went into it, and the assignment that it used.
+        """
         self._check_input(x)
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))  # B, H, W, C
         maps, given = self.teacher(x) if self.teacher is not None else (None, None)
         outs: list[Tensor] = []
-        tapped: list[Tensor | None] = []
         for i, (transition, blocks, norm) in enumerate(self._stages()):
             if transition is not None:
                 x = transition(x)
             z = given[i] if given is not None else None
             for j, block in enumerate(blocks):
+                before = x if watch is not None else None  # nobody else keeps it in memory
                 if self.with_cp and self.training and torch.is_grad_enabled():
                     x, z = cp.checkpoint(block, x, z, use_reentrant=False)
                 else:
                     x, z = block(x, z)
-                if tap is not None and j == tap % len(blocks):
-                    tapped.append(None if z is None else z.unflatten(2, x.shape[1:3]))
+                if watch is not None:
+                    watch(i, j, block, before, z)
             if maps is not None:
                 x = x + maps[i]
             x = norm(x)
@@ -217,7 +256,7 @@ class PaCaViT(Backbone):
                 # mmcv's ops (RoIAlign and others) read raw memory as contiguous, whatever the strides
                 # say, and a neck's convolutions pass a channels-last layout on to them.
                 outs.append(as_image(x).contiguous())
-        return tuple(outs), tuple(tapped)
+        return tuple(outs)
 
     def _stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from paca_mm.errors import UserError
 from paca_mm.registry import MODELS
 
+from ..common.clusters import ClusterMaps
 from ..common.fast_paths import (
     are_plain_layers,
     calls_only_forward,
@@ -147,6 +148,23 @@ class PaCaHead(BaseDecodeHead):
             losses[f'cluster_{name}'] = value * weight
         return losses
 
+    def class_clusters(self, inputs: Sequence[Tensor]) -> ClusterMaps:
+        """What the cluster of each class is made of, and how every position reads them.
+
+        Args:
+            inputs: As for :meth:`forward`.
+
+        Returns:
+            ``assignment`` (B, num_classes, H, W) and ``attention`` (B, 1, H, W, num_classes), H and W
+            those of the first level.
+        """
+        levels = self._transform_inputs(inputs)
+        levels = [layer(x) for layer, x in zip(self.convs, levels, strict=True)]
+        query, clusters, scores = self._on_x(levels)
+        z = assign(as_tokens(scores).flatten(1, 2)).unflatten(2, scores.shape[2:])
+        attention = (query.flatten(1, 2) @ self.k(clusters).transpose(1, 2)).softmax(2)
+        return ClusterMaps(0, 0, z, attention.unflatten(1, query.shape[1:3]).unsqueeze(1))
+
     def _forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps -> logits and cluster scores, both (B, out_channels, H, W)."""
         levels = self._transform_inputs(inputs)
@@ -170,11 +188,16 @@ class PaCaHead(BaseDecodeHead):
 
     def _one_by_one(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What ``conv_seg`` reads, (B, D, H, W), and the scores, by calling every layer on X."""
+        query, clusters, scores = self._on_x(levels)
+        return self._attend(query, clusters), scores
+
+    def _on_x(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, W, D), cluster tokens (B, L, nD) and scores (B, L, H, W)."""
         size = levels[0].shape[2:]
         x = torch.cat([self._resize(level, size) for level in levels], 1)
         scores = self.clustering(x)
         clusters = pool(assign(as_tokens(scores).flatten(1, 2)), as_tokens(x).flatten(1, 2))
-        return self._attend(as_tokens(self.q(x)), clusters), scores
+        return as_tokens(self.q(x)), clusters, scores
 
     def _mixed_first(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The same without X: the levels are resized after the convolution that would read it."""
