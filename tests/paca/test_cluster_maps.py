@@ -1,5 +1,7 @@
 """What the clusters are made of and who reads them, against the numbers that the layers apply."""
 
+import copy
+
 import pytest
 import torch
 
@@ -63,6 +65,19 @@ def test_watching_changes_nothing():
     cluster_maps(model, image(64, 96))
     for a, b in zip(model(image(64, 96)), before, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_plain_reading_shows_the_same():
+    from paca_mm.models.paca.plain import PlainPaCaViT
+
+    model = mini('teacher')
+    plain = copy.copy(model)
+    plain.__class__ = PlainPaCaViT
+    for a, b in zip(
+        cluster_maps(model, image(37, 50)), cluster_maps(plain, image(37, 50)), strict=True
+    ):
+        torch.testing.assert_close(a.assignment, b.assignment)
+        torch.testing.assert_close(a.attention, b.attention)
 
 
 def test_stages_and_blocks_are_chosen():

@@ -5,7 +5,7 @@ becomes the other, attention weights that are there to be seen, and every level 
 before anything is mixed. Nothing is slow on purpose.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,16 +28,14 @@ def _to_image(tokens: Tensor, size: Sequence[int]) -> Tensor:
 class PlainPaCaViT(PaCaViT):
     """:class:`PaCaViT` in the plain reading: same arguments, same state dict, same answers."""
 
-    def _forward(
-        self, x: Tensor, tap: int | None = None
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    def _forward(self, x: Tensor, watch: Callable[..., None] | None = None) -> tuple[Tensor, ...]:
         x = self.patch_embed.proj(x)
         size = x.shape[2:]
         x = self.patch_embed.norm(_to_tokens(x))
         maps, given = None, None
         if self.teacher is not None:
             maps, given = self.teacher(_to_image(x, size).permute(0, 2, 3, 1))
-        outs, tapped = [], []
+        outs = []
         for i in range(self.num_stages):
             if i:
                 transition = getattr(self, f'transition{i}')
@@ -46,15 +44,16 @@ class PlainPaCaViT(PaCaViT):
                 x = transition.norm(_to_tokens(x))
             z = None if given is None else given[i]
             for j, block in enumerate(getattr(self, f'stage{i + 1}')):
+                before = x if watch is not None else None
                 x, z = _block(block, x, z, size)
-                if j == tap:
-                    tapped.append(None if z is None else z.unflatten(2, size))
+                if watch is not None:
+                    watch(i, j, block, before.unflatten(1, size), z)  # type: ignore[union-attr]
             if maps is not None:
                 x = x + maps[i].flatten(1, 2)
             x = getattr(self, f'norm{i + 1}')(x)
             if i in self.out_indices:
                 outs.append(_to_image(x, size))
-        return tuple(outs), tuple(tapped)
+        return tuple(outs)
 
 
 def _block(
