@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
@@ -121,6 +122,17 @@ class Task:
     def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
         """The same of the ground truth; None if the sample has none."""
         raise NotImplementedError
+
+    #: Why :meth:`label_map` has nothing to give.
+    no_label_map: ClassVar[str] = 'the labels of this task are of complete images, not of pixels'
+
+    def label_map(self, sample: Any) -> np.ndarray | None:
+        """The true class of every pixel, (H, W), 255 for none; None if a sample does not have it."""
+        return None
+
+    def label_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The names of the numbers in :meth:`label_map`, from the classes of the dataset."""
+        return tuple(classes)
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         """A prediction as plain data."""

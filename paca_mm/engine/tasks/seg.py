@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -146,6 +147,12 @@ class Segmentation(Task):
     def drawn_truth(self, pixels: Pixels, sample: Any, look: Look) -> Pixels | None:
         truth = sample.get('gt_sem_seg')
         return None if truth is None else class_map(pixels, truth.data[0].numpy(), look)
+
+    no_label_map = 'the pipeline loads no masks (LoadAnnotations), or the dataset has none'
+
+    def label_map(self, sample: Any) -> np.ndarray | None:
+        truth = sample.get('gt_sem_seg')
+        return None if truth is None else truth.data[0].cpu().numpy()
 
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
