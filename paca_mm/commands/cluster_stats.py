@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='of each stage, counted from 0 or from the end (default: the last)',
     )
-    parser.add_argument('--out', metavar='DIR', help='default: work_dirs/clusters/NAME')
+    parser.add_argument('--out', metavar='DIR', help='default: work_dirs/cluster_stats/NAME')
     add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise UserError('--num-images must be 1 at least.')
-    from paca_mm.analysis.clusters.command import analyze
+    from paca_mm.analysis.cluster_stats.command import analyze
 
     analyze(parsed(args))

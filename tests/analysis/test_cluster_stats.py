@@ -13,9 +13,9 @@ from PIL import Image
 from helpers.tiny import tiny, write_config, write_shapes
 from helpers.tool import run
 from paca_mm.analysis.build import build
-from paca_mm.analysis.clusters import measures
-from paca_mm.analysis.clusters.collect import load_samples, measured, untrained_model
-from paca_mm.analysis.clusters.tally import FIGURES, OF_LABELS, Tally
+from paca_mm.analysis.cluster_stats import measures
+from paca_mm.analysis.cluster_stats.collect import load_samples, measured, untrained_model
+from paca_mm.analysis.cluster_stats.tally import FIGURES, OF_LABELS, Tally
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError
@@ -231,14 +231,14 @@ def test_the_command_on_every_task(here, capsys):
         words = f'{task}.py', 'a.pth', '--seeds', *seeds, '--out', f'out_{task}'
         assert run('analyze_clusters', *words) == 0
         said = capsys.readouterr().out
-        data = json.loads((here / f'out_{task}/clusters.json').read_text())
+        data = json.loads((here / f'out_{task}/cluster_stats.json').read_text())
         stages = {stage['name']: stage for stage in data['stages']}
         assert ('head' in stages) == (task == 'seg')
         first = stages['stage 1']
         assert [str(seed['seed']) for seed in first['untrained']] == seeds
         assert first['clusters'] == 3
         assert 0 < first['trained']['alive'] <= 3
-        with Image.open(here / f'out_{task}/clusters.png') as image:
+        with Image.open(here / f'out_{task}/cluster_stats.png') as image:
             width, height = image.size
         if task == 'cls':
             assert 'no columns on labels: the labels of this task are of complete images' in said

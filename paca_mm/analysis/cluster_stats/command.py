@@ -19,7 +19,7 @@ def analyze(args: argparse.Namespace) -> None:
     if not cfg.get('model'):
         raise UserError(f'{args.config} has no model, so there are no clusters to look at.')
     name = Path(args.config).stem
-    out = Path(args.out or Path('work_dirs', 'clusters', name))
+    out = Path(args.out or Path('work_dirs', 'cluster_stats', name))
     backbone = clustering_backbone(untrained_model(cfg, args.seeds[0]))
     if not any(-depth <= args.block < depth for depth in backbone.depths):
         raise UserError(
@@ -38,11 +38,11 @@ def analyze(args: argparse.Namespace) -> None:
     report = Report(samples, tuple(args.seeds), before, trained)
     print(f'\n{tables(report)}')
     data = as_data(report, args.config, args.checkpoint, args.block)
-    with replacing(out / 'clusters.json', '--out') as part:
+    with replacing(out / 'cluster_stats.json', '--out') as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + '\n')
     title = f'{name}: {len(samples.chosen)} images of {samples.source}'
-    draw(report, title, out / 'clusters.png')
-    print(f'\nplot and numbers: {out / "clusters.png"}, {out / "clusters.json"}')
+    draw(report, title, out / 'cluster_stats.png')
+    print(f'\nplot and numbers: {out / "cluster_stats.png"}, {out / "cluster_stats.json"}')
     if not args.checkpoint:
         print('to see the trained clusters beside them, name a checkpoint behind the config')
     print('what the figures mean: docs/cluster-statistics.md')
