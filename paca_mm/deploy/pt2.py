@@ -114,6 +114,7 @@ def export_pt2(
             'batch=...), or a newer torch.'
         )
     plain = Plain(copy.deepcopy(model)).cpu().eval().requires_grad_(False)
+    _use_torchs_norms(plain)
     channels = _channels_of(model)
     # One image would be taken for a constant.
     images = _images(max(batch, 2) if dynamic else batch, channels, size)
@@ -131,6 +132,23 @@ def export_pt2(
     with replacing(target, ending='.pt2') as part:
         torch.export.save(program, str(part), extra_files={METADATA: kept})
     return checked
+
+
+def _use_torchs_norms(model: nn.Module) -> None:
+    """Torch's BatchNorm for mmengine's stand-in for SyncBatchNorm, into which torch 2.1 cannot look."""
+    for module in model.modules():
+        for name, norm in module.named_children():
+            if type(norm).__name__ == '_BatchNormXd':
+                kept: Any = norm
+                own = nn.BatchNorm2d(
+                    kept.num_features,
+                    kept.eps,
+                    kept.momentum,
+                    kept.affine,
+                    kept.track_running_stats,
+                )
+                own.load_state_dict(kept.state_dict())
+                setattr(module, name, own.eval().requires_grad_(False))
 
 
 def _exported(plain: nn.Module, images: Tensor, dynamic: bool | str) -> Any:

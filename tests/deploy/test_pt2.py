@@ -74,6 +74,8 @@ def test_a_model_of_every_host(task, tmp_path):
 @pytest.mark.parametrize('task', HOSTS)
 def test_a_model_of_every_host_compiles_as_one_graph(task, tmp_path):
     pytest.importorskip(HOSTS[task])
+    if task == 'seg' and not MANY_SIZES:
+        pytest.skip("torch 2.1 cannot look into mmengine's stand-in for SyncBatchNorm")
     plain = Plain(build(tiny(task, tmp_path / 'tiny.py'))).eval()
     compiled = torch.compile(plain, backend='eager', fullgraph=True)
     with torch.no_grad():
