@@ -26,6 +26,8 @@ COMMANDS = {
     'flops': 'get_flops',
     'bench': 'benchmark',
     'frequency': 'analyze_frequency',
+    'cluster-stats': 'analyze_clusters',
+    'plot-log': 'plot_log',
     'families': 'compare_families',
     'convert': 'convert_official',
     'doctor': 'doctor',

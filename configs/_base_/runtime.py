@@ -17,7 +17,10 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-vis_backends = [dict(type='LocalVisBackend')]
+vis_backends = [
+    dict(type='LocalVisBackend'),  # what paca-mm plot-log draws
+    # dict(type='TensorboardVisBackend'),  # pip install tensorboard; tensorboard --logdir work_dirs
+]
 visualizer = dict(vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'

@@ -9,11 +9,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
 
 import torch
+from mmengine.config import Config
 from torch import Tensor
 
-from paca_mm import __version__
 from paca_mm.errors import UserError, did_you_mean, some_of
 from paca_mm.families import families, layouts
 from paca_mm.files import replacing
@@ -21,6 +23,7 @@ from paca_mm.files import replacing
 from .finite import check_finite
 from .layout import KeyLayout
 from .load import below, compare, differences
+from .metadata import about, as_strings, described, facts_of, progress_in
 from .read import read_checkpoint, unwrap
 from .rename import find_layout
 
@@ -100,8 +103,13 @@ def convert_file(
     force: bool = False,
     task: str | None = None,
     row: str | None = None,
+    config: Config | None = None,
 ) -> Conversion:
     """Convert a checkpoint file; the target appears only when it is complete.
+
+    A checkpoint that has the layout already is written as it is where the target is of the other
+    kind, ``.safetensors`` from a training's ``.pth`` say; then it may be of any model. The file says
+    what it is of (see :mod:`.metadata`).
 
     Args:
         source: File or URL of a classifier, detector, segmentor or bare backbone.
@@ -111,6 +119,7 @@ def convert_file(
         force: Write over an existing file.
         task: Raise unless it is a checkpoint of this task.
         row: Raise unless the backbone looks like this published row.
+        config: What the weights were trained with, which knows the classes and the normalisation.
 
     Raises:
         UserError: The source cannot be read, is not what was asked for, is incomplete, has the
@@ -119,22 +128,58 @@ def convert_file(
     """
     target = Path(target).expanduser()
     _check_target(target, source, force)
+    content, state, wrapper = _weights(source)
+    other_kind = Path(urlparse(os.fspath(source)).path).suffix != target.suffix
+    conversion = convert(
+        state, source, to_official=to_official, task=task, row=row, or_as_it_is=other_kind
+    )
+    if wrapper:
+        left = tuple(key for key in map(str, content) if key != wrapper)
+        conversion = replace(conversion, left=left, wrapper=wrapper)
+    meta = None if to_official else _meta(content, state, source, conversion, config)
+    _write(target, conversion.state, meta)
+    return conversion
+
+
+def describe_file(source: str | os.PathLike, config: Config | None = None) -> str:
+    """What a checkpoint is of, in words; see :mod:`.metadata`.
+
+    Raises:
+        UserError: It cannot be read, or holds no weights.
+    """
+    content, state, _ = _weights(source)
+    conversion = convert(state, source, or_as_it_is=True)
+    kept = content.get('meta') if isinstance(content, Mapping) else None
+    kept = kept if isinstance(kept, Mapping) and 'paca_mm_version' in kept else {}
+    meta = _meta(content, state, source, conversion, config)
+    fresh = ('paca_mm_version', 'converted_from')  # of a file that would be written now
+    own = {key: value for key, value in meta.items() if key not in fresh}
+    return described(content, {**own, **{k: kept[k] for k in fresh if k in kept}}, state)
+
+
+def _weights(source: str | os.PathLike) -> tuple[Any, 'OrderedDict[str, Tensor]', str]:
+    """A checkpoint, its weights (those that the authors evaluate), and their wrapper."""
     content = read_checkpoint(source)
     state, wrapper = unwrap(content, source)
     if (found := find_layout(state)) and found[0].prefer:
         state, wrapper = unwrap(content, source, found[0].prefer)
-    conversion = convert(state, source, to_official=to_official, task=task, row=row)
-    if wrapper:
-        left = tuple(key for key in map(str, content) if key != wrapper)
-        conversion = replace(conversion, left=left, wrapper=wrapper)
-    meta = dict(
-        paca_mm_version=__version__,
-        converted_from=os.path.basename(os.fspath(source)),
-        task=conversion.task,
-        backbone=conversion.backbone,
-    )
-    _write(target, conversion.state, None if to_official else meta)
-    return conversion
+    return content, state, wrapper
+
+
+def _meta(
+    content: Any,
+    state: Mapping[str, Tensor],
+    source: str | os.PathLike,
+    conversion: Conversion,
+    config: Config | None,
+) -> dict[str, Any]:
+    layout, _ = find_layout(state) or (None, '')
+    facts = facts_of(content, state, layout, conversion.rows, conversion.task, config)
+    return {
+        **about(source, conversion.task, conversion.backbone, conversion.rows),
+        **(facts.meta() if facts else {}),
+        **progress_in(content),
+    }
 
 
 def convert(
@@ -144,9 +189,19 @@ def convert(
     to_official: bool = False,
     task: str | None = None,
     row: str | None = None,
+    or_as_it_is: bool = False,
 ) -> Conversion:
-    """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones."""
+    """Convert a state dict; see :func:`convert_file`. The tensors share the memory of the given ones.
+
+    Args:
+        or_as_it_is: Keep the names of one that has the layout already, or that is of another model.
+    """
     layout, prefix = find_layout(state) or (None, '')
+    if layout is None and or_as_it_is and not to_official and row is None:
+        found = task_of_keys(state)
+        _check_task(found, source, task)
+        check_finite(state, source)
+        return _as_it_is(state, found, (), 'none of this package')
     if layout is None:
         known = list(layouts())
         raise UserError(
@@ -162,6 +217,11 @@ def convert(
     is_official = layout.is_official(backbone)
     layout.to_ours(backbone, bare=True)
     _check_wanted(layout, backbone, source, found, task, row)
+    if is_official is to_official and or_as_it_is and not to_official:
+        _check_complete(layout, backbone, source)
+        check_finite(state, source)
+        rows = layout.rows(layout.settings(backbone))
+        return _as_it_is(state, found, rows, layout.describe_state(backbone))
     if is_official is to_official:
         raise UserError(
             f'{source} has the official layout already: leave --to-official out to convert it to '
@@ -194,6 +254,15 @@ def convert(
         dropped=tuple(key for key in state if key not in renamed),
         added=tuple(added),
     )
+
+
+def _as_it_is(
+    state: Mapping[str, Tensor], task: str, rows: tuple[str, ...], backbone: str
+) -> Conversion:
+    kept = OrderedDict(state)
+    vars(kept)['_metadata'] = getattr(state, '_metadata', OrderedDict())
+    names = tuple((key, key) for key in state)
+    return Conversion(task, rows, backbone, kept, names, dropped=(), added=())
 
 
 def task_of_keys(keys: Iterable[str]) -> str:
@@ -232,11 +301,7 @@ def _check_wanted(
 ) -> None:
     """It is a checkpoint of the task and the row that were asked for."""
     looks = layout.describe_state(backbone)
-    if task is not None and task != found:
-        raise UserError(
-            f'{source} is a {TASK_NAMES[found]} checkpoint, not a {TASK_NAMES[task]} one. Its '
-            f'backbone looks like {looks}.'
-        )
+    _check_task(found, source, task, f' Its backbone looks like {looks}.')
     if row is None:
         return
     known = [name for family in families().values() for name in family.rows]
@@ -246,6 +311,13 @@ def _check_wanted(
         )
     if row not in layout.rows(layout.settings(backbone)):
         raise UserError(f'{source} is not the row {row}: its backbone looks like {looks}.')
+
+
+def _check_task(found: str, source: str | os.PathLike, task: str | None, more: str = '') -> None:
+    if task is not None and task != found:
+        raise UserError(
+            f'{source} is a {TASK_NAMES[found]} checkpoint, not a {TASK_NAMES[task]} one.{more}'
+        )
 
 
 def _check_complete(
@@ -278,20 +350,28 @@ def _pattern(key: str) -> str:
     return re.sub(r'(transition|lateral|fpn|to_clusters|convs\.)\d+', r'\1*', name)
 
 
-def _write(target: Path, state: Mapping[str, Tensor], meta: Mapping[str, str] | None) -> None:
+def _write(target: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> None:
     # Copies: a view would be written with all of its storage, and safetensors refuses shared ones.
+    versions = getattr(state, '_metadata', None)
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
+    if versions:
+        vars(state)['_metadata'] = versions
     with replacing(target) as part:
         if target.suffix == '.pth':
             content = state if meta is None else {'meta': dict(meta), 'state_dict': state}
             torch.save(content, part)
         else:
-            _save_safetensors(state, part, meta)
+            save_safetensors(state, part, meta)
 
 
-def _save_safetensors(
-    state: Mapping[str, Tensor], path: Path, meta: Mapping[str, str] | None
+def save_safetensors(
+    state: Mapping[str, Tensor], path: Path, meta: Mapping[str, Any] | None = None
 ) -> None:
+    """Write weights and what is known of them; see :func:`~.metadata.as_strings`.
+
+    Raises:
+        UserError: The package safetensors is missing.
+    """
     try:
         from safetensors.torch import save_file
     except ImportError:
@@ -299,4 +379,4 @@ def _save_safetensors(
             'writing .safetensors takes the package safetensors: pip install safetensors; or name '
             'a .pth file.'
         ) from None
-    save_file(dict(state), path, metadata={'format': 'pt', **(meta or {})})
+    save_file(dict(state), path, metadata=as_strings(meta or {}, state))

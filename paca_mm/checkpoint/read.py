@@ -24,6 +24,7 @@ from torch import Tensor
 from paca_mm.errors import UserError, did_you_mean
 
 from .download import downloaded, is_text_instead, is_url
+from .metadata import from_strings
 from .unpickle import Damaged, Refused, itemsize, unpickle
 
 #: What torch's files began with before they were zip archives, as the first of several pickles.
@@ -49,7 +50,8 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
     Returns:
         What the file holds, tensors, plain Python values and mmengine's log buffers; any other
-        object in it is an inert placeholder.
+        object in it is an inert placeholder. A ``.safetensors`` file that we wrote is what a ``.pth``
+        would be: ``meta`` and ``state_dict``.
 
     Raises:
         UserError: There is no such file, it is empty, torn, damaged, not a checkpoint, or it asks for
@@ -249,16 +251,18 @@ def _placement(map_location: Any) -> Callable[[Any, str], Any]:
     return place
 
 
-def _read_safetensors(file: Path, map_location: Any) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, map_location: Any) -> Any:
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(
             f'{file} is read by the package safetensors, which is missing: pip install safetensors'
         ) from None
     try:
-        return load_file(file, device=str(map_location or 'cpu'))
+        state = load_file(file, device=str(map_location or 'cpu'))
+        with safe_open(file, 'pt') as opened:
+            return from_strings(opened.metadata(), state)
     except (SafetensorError, json.JSONDecodeError, OSError) as e:
         raise UserError(f'{file} is torn or no safetensors file ({e}): fetch it again.') from e
 

@@ -1,16 +1,29 @@
 """Convert an official checkpoint to this package's layout, or back, tensors untouched.
 
-Classification, detection and segmentation files and bare backbones are told apart by their keys.
+Classification, detection and segmentation files and bare backbones are told apart by their keys. Into a
+.safetensors file goes any checkpoint, with what is known of it.
 """
 
 import argparse
 
-EXAMPLES = ['IMNET_224_pacavit_tiny_p2cconv_100_0.pth paca_tiny.pth']
+from paca_mm.errors import UserError
+
+EXAMPLES = [
+    'IMNET_224_pacavit_tiny_p2cconv_100_0.pth paca_tiny.pth',
+    'work_dirs/paca_shapes/epoch_25.pth paca_shapes.safetensors',
+    'paca_shapes.safetensors --describe',
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SRC', help='a .pth or .safetensors file, or its URL')
-    parser.add_argument('target', metavar='DST', help='a .pth or .safetensors file')
+    parser.add_argument('target', metavar='DST', nargs='?', help='a .pth or .safetensors file')
+    parser.add_argument(
+        '--describe', action='store_true', help='say what SRC is of; nothing is written'
+    )
+    parser.add_argument(
+        '--config', help='what SRC was trained with: its classes and normalisation go into DST'
+    )
     parser.add_argument(
         '--to-official', action='store_true', help="from this package's layout to the official one"
     )
@@ -25,8 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paca_mm.checkpoint.convert import convert_file
+    if args.describe == (args.target is not None):
+        raise UserError('name the file to write behind SRC, or say --describe and name none.')
+    from paca_mm.checkpoint.convert import convert_file, describe_file
+    from paca_mm.engine.config import load_config
 
+    config = load_config(args.config) if args.config else None
+    if args.describe:
+        print(describe_file(args.source, config))
+        return
     conversion = convert_file(
         args.source,
         args.target,
@@ -34,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
         force=args.force,
         task=args.task,
         row=args.row,
+        config=config,
     )
     print(conversion.every_key() if args.keys else conversion)
     print(f'wrote {args.target}')

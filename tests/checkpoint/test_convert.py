@@ -107,7 +107,8 @@ def test_files_and_the_report(tmp_path, suffix):
     assert 'backbone.stage1.0.norm1.weight -> stage1.0.norm1_before.weight' in report.every_key()
     convert_file(official, back)
     content = read_checkpoint(back)
-    state = content['state_dict'] if suffix == '.pth' else content
+    assert content['meta']['row'] == 'tiny'
+    state = content['state_dict']
     assert set(state) == set(ours)
     assert all(torch.equal(state[key], ours[key]) for key in ours)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['a.pth', official.name, back.name])

@@ -129,6 +129,17 @@ class Task:
         """
         return None
 
+    #: Why :meth:`label_map` has nothing to give.
+    no_label_map: ClassVar[str] = 'the labels of this task are of complete images, not of pixels'
+
+    def label_map(self, sample: Any) -> NDArray | None:
+        """The true class of every pixel, (H, W), 255 for none; None if a sample does not have it."""
+        return None
+
+    def label_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The names of the numbers in :meth:`label_map`, from the classes of the dataset."""
+        return tuple(classes)
+
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         """A prediction as plain data."""
         raise NotImplementedError

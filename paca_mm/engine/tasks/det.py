@@ -113,6 +113,28 @@ class Detection(Task):
             return None
         return _drawn(pixels, truth, look)
 
+    no_label_map = (
+        'the pipeline loads no masks (with_mask=True in LoadAnnotations), or there are none'
+    )
+
+    def label_map(self, sample: Any) -> np.ndarray | None:
+        """Of the instances, the small ones over the large ones; 0 is what belongs to none."""
+        truth = sample.get('gt_instances')
+        if truth is None or 'masks' not in truth:
+            return None
+        masks: Any = truth.masks
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)
+        if masks.ndim != 3:
+            return None
+        painted = np.zeros(masks.shape[1:], np.int64)
+        order = masks.reshape(len(masks), -1).sum(1).argsort()[::-1] if len(masks) else []
+        for number in order:
+            painted[masks[number] > 0] = int(truth.labels[number]) + 1
+        return painted
+
+    def label_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ('(background)', *classes) if classes else ()
+
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         found = sample.pred_instances
         return {'instances': list(_instances(found[found.scores >= score_thr], classes))}

@@ -168,6 +168,12 @@ class Segmentation(Task):
                         return TRANSFORMS.build(steps[0])(sample)['gt_seg_map']
         return None
 
+    no_label_map = 'the pipeline loads no masks (LoadAnnotations), or the dataset has none'
+
+    def label_map(self, sample: Any) -> NDArray | None:
+        truth = sample.get('gt_sem_seg')
+        return None if truth is None else truth.data[0].cpu().numpy()
+
     def record(self, sample: Any, classes: Sequence[str], score_thr: float) -> dict[str, Any]:
         labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
         total = int(counts.sum())

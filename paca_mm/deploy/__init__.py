@@ -1,0 +1,1 @@
+"""Models that leave: files that run without this package."""
