@@ -27,6 +27,7 @@ COMMANDS = {
     'frequency': 'analyze_frequency',
     'families': 'compare_families',
     'convert': 'convert_official',
+    'export': 'export_onnx',
     'doctor': 'doctor',
 }
 

@@ -65,7 +65,7 @@ class Predictor:
         self.loader = loader_of(pipeline)
         with explained(cfg):
             self.pipeline = Compose(pipeline)
-        self.look = Look.of(_dataset_meta(cfg, content))
+        self.look = Look.of(dataset_meta(cfg, content))
 
     def predict(
         self, image: str, drawn: str | None = None, score_thr: float = 0.3
@@ -127,7 +127,7 @@ def image_pipeline(cfg: Config) -> list[dict]:
     return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
 
 
-def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
+def dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     meta = meta if isinstance(meta, dict) else {}

@@ -1,0 +1,206 @@
+"""Writing ONNX: either of torch's exporters, then what the file says about itself."""
+
+import importlib
+import inspect
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from paca_mm.deploy.meta import KEY, Meta
+from paca_mm.errors import UserError
+from paca_mm.files import replacing
+
+EXPORTERS = ('torchscript', 'dynamo')
+
+#: LayerNorm is one operator from 17 on; the graph exporter of torch writes 18.
+OPSETS = {'torchscript': 17, 'dynamo': 18}
+
+_NEEDS = {'torchscript': ('onnx',), 'dynamo': ('onnx', 'onnxscript')}
+
+
+def require_packages(exporter: str) -> None:
+    """See that what an exporter needs can be imported, and that this torch has it.
+
+    Raises:
+        UserError: The message has the line of pip.
+    """
+    for package in (*_NEEDS[exporter], 'onnxruntime'):
+        try:
+            importlib.import_module(package)
+        except ImportError as e:
+            raise UserError(
+                f'the export needs {package}, which cannot be imported ({e}).\n'
+                f'  to fix it: pip install {" ".join((*_NEEDS[exporter], "onnxruntime"))}'
+            ) from e
+    if exporter == 'dynamo' and not _has_dynamo():
+        raise UserError(
+            f'torch {torch.__version__} has no exporter by torch.export (torch.onnx.export with '
+            'dynamo=True).\n  to fix it: --exporter torchscript.'
+        )
+
+
+def _has_dynamo() -> bool:
+    return 'dynamo' in inspect.signature(torch.onnx.export).parameters
+
+
+def exported(
+    module: nn.Module,
+    example: Tensor,
+    names: Sequence[str],
+    exporter: str = 'torchscript',
+    opset: int | None = None,
+    dynamic: bool = True,
+) -> Any:
+    """The graph of a module, an ``onnx.ModelProto``.
+
+    Args:
+        module: In eval mode, images in, a tuple of tensors out.
+        example: Images (B, C, H, W); B is 2 or more.
+        names: Of the outputs.
+        exporter: Of :data:`EXPORTERS`.
+        opset: Of the operators; of :data:`OPSETS` by default.
+        dynamic: Whether height and width may be others than the example's; the batch always may.
+
+    Raises:
+        UserError: An operator is lacking in the opset, or torch does not know the opset.
+    """
+    import onnx
+
+    opset = opset or OPSETS[exporter]
+    options: dict[str, Any] = dict(
+        input_names=['image'], output_names=list(names), opset_version=opset
+    )
+    axes = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else {0: 'batch'}
+    with torch.no_grad(), _quiet(), _explained(exporter, opset):
+        if exporter == 'dynamo':
+            dims = {axis: torch.export.Dim(name, max=2**15) for axis, name in axes.items()}
+            program: Any = torch.onnx.export(
+                module, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **options
+            )
+            model = program.model_proto
+        else:
+            buffer = io.BytesIO()
+            outputs = {name: _axes_of(t, dynamic) for name, t in zip(names, module(example), strict=True)}
+            extra = dict(dynamo=False) if _has_dynamo() else {}
+            torch.onnx.export(
+                module,
+                (example,),
+                buffer,  # type: ignore[arg-type]
+                dynamic_axes={'image': axes, **outputs},
+                **options,
+                **extra,
+            )
+            model = onnx.load_model_from_string(buffer.getvalue())
+    found = next((entry.version for entry in model.opset_import if entry.domain in ('', 'ai.onnx')), 0)
+    if found != opset:
+        raise UserError(
+            f'--opset {opset}: the exporter wrote opset {found} instead, because an operator of this '
+            f'model cannot be written in opset {opset}.\n  to fix it: --opset {found}.'
+        )
+    _strip(model)
+    return model
+
+
+def _axes_of(output: Tensor, dynamic: bool) -> dict[int, str]:
+    """The axes of an output that may vary: the batch, and the sides of a map."""
+    sides = range(1, output.ndim) if output.ndim == 3 else range(2, output.ndim)
+    return {0: 'batch', **({i: f'side{i}' for i in sides} if dynamic else {})}
+
+
+def _strip(model: Any) -> None:
+    """Leave out what tells of the machine that exported: the lines of code behind every node."""
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            node.doc_string = ''
+            if hasattr(node, 'metadata_props'):
+                del node.metadata_props[:]
+        for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
+            if hasattr(value, 'metadata_props'):
+                del value.metadata_props[:]
+        if hasattr(graph, 'metadata_props'):
+            del graph.metadata_props[:]
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField('g'):
+                yield from _graphs(attribute.g)
+
+
+def save(model: Any, meta: Meta, file: str | os.PathLike) -> None:
+    """Write a graph with what it says about itself; the file appears complete or not at all.
+
+    Raises:
+        CannotWrite: The system refuses it.
+    """
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, meta.text()
+    model.doc_string = (
+        f'{meta.row or meta.config}: {meta.task}, {meta.output}; written by paca_mm {meta.version}'
+    )
+    with replacing(file, '--out') as part:
+        part.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on constants and on themselves; what matters is checked after."""
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _explained(exporter: str, opset: int) -> Iterator[None]:
+    """An operator that is lacking becomes one message; any other error stays."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:
+        words = _chain(e)
+        lines = [line.strip() for text in words for line in text.splitlines()]
+        lacking = next((line for line in lines if _says_lacking(line)), None)
+        if lacking is None:
+            raise
+        raise UserError(
+            f'--opset {opset} with the {exporter} exporter: {lacking}\n'
+            f'  to fix it: another --opset ({OPSETS[exporter]} is the default), or another '
+            f'--exporter ({", ".join(EXPORTERS)}).'
+        ) from e
+
+
+def _chain(error: BaseException | None) -> list[str]:
+    words = []
+    while error is not None:
+        words.append(str(error))
+        error = error.__cause__ or error.__context__
+    return words
+
+
+def _says_lacking(line: str) -> bool:
+    return (
+        ('operator' in line and 'not supported' in line)
+        or ('opset' in line.lower() and 'support' in line)
+        or 'No ONNX function found' in line
+        or 'No decompositions registered' in line
+    )
