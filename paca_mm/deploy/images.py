@@ -8,7 +8,8 @@ level of 255.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,16 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     'ResizeEdge': ('scale', 'edge', 'backend', 'interpolation'),
     'CenterCrop': ('crop_size', 'clip_object_border'),
 }
+
+
+@cache
+def has(package: str) -> bool:
+    """Whether a package can be imported; an OpenCV without its libraries cannot."""
+    try:
+        import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def lacking(steps: Sequence[Mapping[str, Any]]) -> str:
@@ -53,7 +64,7 @@ def decoded(path: str, steps: Sequence[Mapping[str, Any]] = ()) -> Pixels:
     """The pixels of a file, (H, W, 3), RGB."""
     load = next((s for s in steps if type_name(s) == 'LoadImageFromFile'), {})
     turns = load.get('color_type', 'color') == 'color'
-    if load.get('imdecode_backend', 'cv2') == 'cv2' and find_spec('cv2'):
+    if load.get('imdecode_backend', 'cv2') == 'cv2' and has('cv2'):
         import cv2
 
         flags = cv2.IMREAD_COLOR if turns else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -136,7 +147,7 @@ def resized(
     if size == (pixels.shape[1], pixels.shape[0]) and backend == 'cv2':
         return pixels
     if backend == 'pillow':
-        if not find_spec('PIL'):
+        if not has('PIL'):
             raise UserError('images of this model are resized by Pillow: pip install pillow')
         from PIL import Image
 
@@ -144,7 +155,7 @@ def resized(
                'lanczos': 'LANCZOS', 'hamming': 'HAMMING'}[interpolation]  # fmt: skip
         # Pillow goes by channel, so the order of the channels is no matter.
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[way]))
-    if find_spec('cv2'):
+    if has('cv2'):
         import cv2
 
         ways = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR,
