@@ -72,9 +72,8 @@ def write(
     """
     path = Path(file)
     model.meta.exporter, model.meta.opset = exporter, opset or OPSETS[exporter]
-    graph = exported(
-        model.module, example_of(model), model.names, exporter, opset, model.meta.size is None
-    )
+    free = (0, 2, 3) if model.meta.size is None else (0,)
+    graph = exported(model.module, example_of(model), model.names, exporter, opset, free)
     # Beside its name until it is found to be the model.
     tried = path.with_name(f'.{path.stem}.tried.onnx')
     try:

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -134,7 +135,7 @@ def quantise(
             write(linear, source, args.exporter, args.opset, None, say=lambda line: None)
         made = Path(folder, 'int8.onnx')
         if args.int8 == 'dynamic':
-            _dynamic(source, made)
+            dynamic(source, made)
         else:
             _static(source, made, Exported(source), images)
         import onnx
@@ -164,11 +165,23 @@ def _other(kind: str) -> str:
     return '--int8 dynamic, or more images to calibrate on (--num-images)'
 
 
-def _dynamic(source: Path, target: Path) -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice to run onnxruntime's own preparation first, which changes nothing here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def dynamic(source: Path, target: Path) -> None:
     """Linear layers by eight bits: weights now, activations when they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with redirect_stdout(StringIO()):
+    with _quiet():
         quantize_dynamic(
             source,
             target,
@@ -198,7 +211,7 @@ def _static(source: Path, target: Path, model: Exported, images: Sequence[str]) 
                 return None
             return {'image': model._padded(model.prepare(image))}
 
-    with redirect_stdout(StringIO()):
+    with _quiet():
         quantize_static(
             source,
             target,

@@ -53,21 +53,21 @@ def _has_dynamo() -> bool:
 
 def exported(
     module: nn.Module,
-    example: Tensor,
+    example: Tensor | Sequence[Tensor],
     names: Sequence[str],
     exporter: str = 'torchscript',
     opset: int | None = None,
-    dynamic: bool = True,
+    free: Sequence[int] = (0, 2, 3),
 ) -> Any:
     """The graph of a module, an ``onnx.ModelProto``.
 
     Args:
-        module: In eval mode, images in, a tuple of tensors out.
-        example: Images (B, C, H, W); B is 2 or more.
+        module: In eval mode, images in, a tuple of tensors out; or feature maps, one after the other.
+        example: Images (B, C, H, W), or several maps; B is 2 or more where it is to be free.
         names: Of the outputs.
         exporter: Of :data:`EXPORTERS`.
         opset: Of the operators; of :data:`OPSETS` by default.
-        dynamic: Whether height and width may be others than the example's; the batch always may.
+        free: The axes of the input that may be others than the example's: 0, 2 and 3, or fewer.
 
     Raises:
         UserError: An operator is lacking in the opset, or torch does not know the opset.
@@ -75,31 +75,31 @@ def exported(
     import onnx
 
     opset = opset or OPSETS[exporter]
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    given = ['image'] if isinstance(example, Tensor) else [f'map{i}' for i in range(len(inputs))]
     options: dict[str, Any] = dict(
-        input_names=['image'], output_names=list(names), opset_version=opset
+        input_names=given, output_names=list(names), opset_version=opset, verbose=False
     )
-    axes = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else {0: 'batch'}
+    words = {0: 'batch', 2: 'height', 3: 'width'}
+    axes = {axis: words[axis] for axis in free}
     with torch.no_grad(), _quiet(), _explained(exporter, opset):
         if exporter == 'dynamo':
             dims = {axis: torch.export.Dim(name, max=2**15) for axis, name in axes.items()}
+            shapes = tuple(dims for _ in inputs)
             program: Any = torch.onnx.export(
-                module, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **options
+                module, inputs, dynamo=True, dynamic_shapes=shapes, **options
             )
             model = program.model_proto
         else:
             buffer = io.BytesIO()
-            outputs = {name: _axes_of(t, dynamic) for name, t in zip(names, module(example), strict=True)}
+            outputs = zip(names, module(*inputs), strict=True)
+            named = {name: axes for name in given} | {n: _axes_of(t, free) for n, t in outputs}
             extra = dict(dynamo=False) if _has_dynamo() else {}
             torch.onnx.export(
-                module,
-                (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamic_axes={'image': axes, **outputs},
-                **options,
-                **extra,
+                module, inputs, buffer, dynamic_axes=named if axes else None, **options, **extra
             )
             model = onnx.load_model_from_string(buffer.getvalue())
-    found = next((entry.version for entry in model.opset_import if entry.domain in ('', 'ai.onnx')), 0)
+    found = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
     if found != opset:
         raise UserError(
             f'--opset {opset}: the exporter wrote opset {found} instead, because an operator of this '
@@ -109,10 +109,13 @@ def exported(
     return model
 
 
-def _axes_of(output: Tensor, dynamic: bool) -> dict[int, str]:
+def _axes_of(output: Tensor, free: Sequence[int]) -> dict[int, str]:
     """The axes of an output that may vary: the batch, and the sides of a map."""
-    sides = range(1, output.ndim) if output.ndim == 3 else range(2, output.ndim)
-    return {0: 'batch', **({i: f'side{i}' for i in sides} if dynamic else {})}
+    sides = range(1, 3) if output.ndim == 3 else range(2, output.ndim)
+    return {
+        **({0: 'batch'} if 0 in free else {}),
+        **({i: f'side{i}' for i in sides} if 2 in free else {}),
+    }
 
 
 def _strip(model: Any) -> None:
