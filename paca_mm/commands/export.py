@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='torchscript',
         help="torch's exporter by tracing, or by torch.export (default: %(default)s)",
     )
-    parser.add_argument(
-        '--opset', type=int, help='of the operators (default: 17, with dynamo 18)'
-    )
+    parser.add_argument('--opset', type=int, help='of the operators (default: 17, with dynamo 18)')
     parser.add_argument(
         '--plain', action='store_true', help='layer by layer, not in the form that runs fast'
     )
@@ -94,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.size is not None and (len(args.size) > 2 or min(args.size) < 32):
-        raise UserError(f'--size {args.size}: give one side, or height and width, each at least 32.')
+        raise UserError(
+            f'--size {args.size}: give one side, or height and width, each at least 32.'
+        )
     if args.int8 == 'static' and not args.calibrate:
         raise UserError(
             '--int8 static measures the range of every map on images.\n'

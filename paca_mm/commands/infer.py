@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', default='work_dirs/infer', help='the folder (default: %(default)s)'
     )
-    parser.add_argument(
-        '--score-thr', type=float, help='least score of a detection (default: 0.3)'
-    )
+    parser.add_argument('--score-thr', type=float, help='least score of a detection (default: 0.3)')
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument(
         '--shapes', action='store_true', help='the checkpoint was trained with --shapes'
@@ -49,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.input)
     cfg = load_config(args.config, shapes=args.shapes)
     predictor = Predictor(cfg, args.checkpoint, args.device)
-    records = predict_all(predictor, images, args.out, 0.3 if args.score_thr is None else args.score_thr)
+    records = predict_all(
+        predictor, images, args.out, 0.3 if args.score_thr is None else args.score_thr
+    )
     return _report(records, images, args.out, 'drawn images and predictions.json')
 
 
@@ -71,9 +71,7 @@ def _run_exported(args: argparse.Namespace) -> int:
     return code
 
 
-def _report(
-    records: Iterator[dict[str, Any]], images: Sequence[str], out: str, what: str
-) -> int:
+def _report(records: Iterator[dict[str, Any]], images: Sequence[str], out: str, what: str) -> int:
     """A line for each image, and at the end those that could not be read; returns the exit code."""
     broken = []
     for number, record in enumerate(records, start=1):

@@ -24,7 +24,14 @@ Pixels = NDArray[np.uint8]
 _IDLE = ('LoadAnnotations', 'PackInputs', 'PackSegInputs', 'PackDetInputs', 'Collect')
 _KNOWN: dict[str, tuple[str, ...]] = {
     'LoadImageFromFile': ('imdecode_backend', 'color_type', 'to_float32', 'ignore_empty'),
-    'Resize': ('scale', 'scale_factor', 'keep_ratio', 'backend', 'interpolation', 'clip_object_border'),
+    'Resize': (
+        'scale',
+        'scale_factor',
+        'keep_ratio',
+        'backend',
+        'interpolation',
+        'clip_object_border',
+    ),
     'ResizeEdge': ('scale', 'edge', 'backend', 'interpolation'),
     'CenterCrop': ('crop_size', 'clip_object_border'),
 }
@@ -120,7 +127,9 @@ def _edge(step: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:
     """Width and height that mmpretrain's ``ResizeEdge`` makes."""
     edge, scale = step.get('edge', 'short'), step['scale']
     by_width = (
-        edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height)
+        edge == 'width'
+        or (edge == 'short' and width < height)
+        or (edge == 'long' and width > height)
     )
     if by_width:
         return scale, int(scale * height / width)
@@ -168,7 +177,13 @@ def resized(
             'pip install opencv-python-headless'
         )
     image = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-    return bilinear(image, (size[1], size[0]))[0].round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return (
+        bilinear(image, (size[1], size[0]))[0]
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
+        .transpose(1, 2, 0)
+    )
 
 
 def bilinear(
@@ -181,7 +196,9 @@ def bilinear(
         if align_corners:
             at = np.arange(new) * np.float32((old - 1) / (new - 1) if new > 1 else 0)
         else:
-            at = np.maximum((np.arange(new, dtype=np.float32) + 0.5) * np.float32(old / new) - 0.5, 0)
+            at = np.maximum(
+                (np.arange(new, dtype=np.float32) + 0.5) * np.float32(old / new) - 0.5, 0
+            )
         low = np.minimum(at.astype(np.int64), old - 1)
         high = np.minimum(low + 1, old - 1)
         part = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(4)])

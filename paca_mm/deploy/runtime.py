@@ -238,7 +238,10 @@ class Exported:
         count = np.zeros((1, 1, height, width), np.float32)
         for y in range(max(height - h_crop + h_stride - 1, 0) // h_stride + 1):
             for x in range(max(width - w_crop + w_stride - 1, 0) // w_stride + 1):
-                bottom, right = min(y * h_stride + h_crop, height), min(x * w_stride + w_crop, width)
+                bottom, right = (
+                    min(y * h_stride + h_crop, height),
+                    min(x * w_stride + w_crop, width),
+                )
                 top, left = max(bottom - h_crop, 0), max(right - w_crop, 0)
                 part = np.ascontiguousarray(batch[:, :, top:bottom, left:right])
                 found = self.run(self._padded(part))[0][..., : bottom - top, : right - left]

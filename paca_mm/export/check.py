@@ -58,7 +58,10 @@ def sizes_for(model: Leaving, first: Sequence[int] | None = None) -> list[tuple[
 
 
 def compare(
-    model: Leaving, session: Any, shapes: Sequence[tuple[int, int, int]], tolerance: float = TOLERANCE
+    model: Leaving,
+    session: Any,
+    shapes: Sequence[tuple[int, int, int]],
+    tolerance: float = TOLERANCE,
 ) -> Iterator[Agreement]:
     """Run file and model on the same random images of each size.
 

@@ -249,7 +249,7 @@ def tested(cfg: Config, model: Leaving, file: Path) -> tuple[dict[str, float], l
     evaluator = Evaluator(settings if isinstance(settings, (list, tuple)) else [settings])
     evaluator.dataset_meta = loader.dataset.metainfo
     labels = []
-    with _in_place_of(host, model, session), torch.no_grad():
+    with _InPlaceOf(host, model, session), torch.no_grad():
         for batch in loader:
             samples = host.test_step(batch)
             evaluator.process(data_samples=samples, data_batch=batch)
@@ -263,7 +263,7 @@ def _labels(sample: Any) -> Any:
     return sample.pred_score.argmax().numpy()
 
 
-class _in_place_of:  # noqa: N801
+class _InPlaceOf:
     """A context in which a host's model asks a file for its logits."""
 
     def __init__(self, host: Any, model: Leaving, session: Any) -> None:

@@ -93,7 +93,7 @@ def exported(
         else:
             buffer = io.BytesIO()
             outputs = zip(names, module(*inputs), strict=True)
-            named = {name: axes for name in given} | {n: _axes_of(t, free) for n, t in outputs}
+            named = dict.fromkeys(given, axes) | {n: _axes_of(t, free) for n, t in outputs}
             extra = dict(dynamo=False) if _has_dynamo() else {}
             torch.onnx.export(
                 module, inputs, buffer, dynamic_axes=named if axes else None, **options, **extra

@@ -66,7 +66,9 @@ class _PatchEmbed(PatchEmbed):
         positions = self.pos_embed[0]  # h w, C
         rows = resampling(self.grid[0], tokens.shape[1], x)  # H, h
         columns = resampling(self.grid[1], tokens.shape[2], x)  # W, w
-        along = (rows @ positions.reshape(height, -1)).reshape(-1, width, positions.shape[-1])  # H, w, C
+        along = (rows @ positions.reshape(height, -1)).reshape(
+            -1, width, positions.shape[-1]
+        )  # H, w, C
         return tokens + columns @ along
 
 
