@@ -40,7 +40,7 @@ def session_of(file: str | os.PathLike, threads: int | None = None, profile: boo
             '  to fix it: name one that paca-mm export has written.'
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised as well
     options.enable_profiling = profile
     if threads:
         options.intra_op_num_threads = threads
