@@ -76,7 +76,7 @@ def decoded(path: str, steps: Sequence[Mapping[str, Any]] = ()) -> Pixels:
 
         flags = cv2.IMREAD_COLOR if turns else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         with open(path, 'rb') as file:
-            found = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
+            found: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
         return np.ascontiguousarray(found[..., ::-1])
     from PIL import Image, ImageOps
 
@@ -170,7 +170,8 @@ def resized(
         ways = {'nearest': cv2.INTER_NEAREST, 'bilinear': cv2.INTER_LINEAR,
                 'bicubic': cv2.INTER_CUBIC, 'area': cv2.INTER_AREA,
                 'lanczos': cv2.INTER_LANCZOS4}  # fmt: skip
-        return cv2.resize(np.ascontiguousarray(pixels), size, interpolation=ways[interpolation])
+        found: Any = cv2.resize(pixels, size, interpolation=ways[interpolation])
+        return found
     if interpolation != 'bilinear':
         raise UserError(
             f'images of this model are resized by OpenCV ({interpolation}): '

@@ -174,7 +174,7 @@ class Exported:
     def batch(self, pixels: Array) -> NDArray[np.float32]:
         """Pixels (H, W, 3), RGB from 0 to 255, resized already, as the input (1, 3, H, W)."""
         meta = self.meta
-        x = pixels.astype(np.float32)
+        x: Any = pixels.astype(np.float32)
         if not meta.normalises:
             if meta.channels == 'bgr':
                 x = x[..., ::-1]

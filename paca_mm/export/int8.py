@@ -254,7 +254,9 @@ def tested(cfg: Config, model: Leaving, file: Path) -> tuple[dict[str, float], l
             samples = host.test_step(batch)
             evaluator.process(data_samples=samples, data_batch=batch)
             labels += [_labels(sample) for sample in samples]
-    return evaluator.evaluate(len(loader.dataset)), labels
+    with redirect_stdout(StringIO()):  # the host's tables
+        metrics = evaluator.evaluate(len(loader.dataset))
+    return metrics, labels
 
 
 def _labels(sample: Any) -> Any:

@@ -1,7 +1,6 @@
 """``paca-mm export``: files that are the model at any size, explain themselves, or one message."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -82,8 +81,7 @@ def test_the_other_exporter(name, tmp_path):
     assert len([*compare(model, _session(file), sizes_of(model))]) >= 3
     assert load(file).meta.opset == 18
     text = file.read_bytes()
-    assert os.path.expanduser('~').encode() not in text  # no lines of code of this machine
-    assert b'site-packages' not in text
+    assert b'site-packages' not in text  # no lines of code of this machine
 
 
 def _session(file):
@@ -227,23 +225,24 @@ def test_a_row_is_known_by_its_settings():
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['dynamic', 'static'])
 def test_int8_agrees_and_comes_with_a_report(kind, here, tmp_path, capsys):
-    words = ['cls.py', 'cls.pth', '--out', tmp_path / 'a.onnx', '--int8', kind, '--max-drop', '100']
+    words = ['seg.py', 'seg.pth', '--out', tmp_path / 'a.onnx', '--int8', kind, '--max-drop', '100']
     words += ['--calibrate', 'images'] if kind == 'static' else []
     assert run('export_onnx', *words) == 0
-    assert f'int8 ({kind}) on ' in capsys.readouterr().out
+    assert f'int8 ({kind}) on 2 images' in capsys.readouterr().out
     report = json.loads((tmp_path / 'a.int8.json').read_text())
+    assert report['images'] == 2
     assert report['agreement'] > 0.8
-    assert report['images'] == 6  # two validation images, the shapes of each cut out
-    model = load(tmp_path / 'a.int8.onnx')
+    assert report['drop'] == pytest.approx(report['float32'] - report['int8'])
+    model, whole = load(tmp_path / 'a.int8.onnx'), load(tmp_path / 'a.onnx')
     assert model.meta.int8 == kind
-    whole = load(tmp_path / 'a.onnx')
+    assert f'int8 ({kind}) on 2 images' in model.meta.notes[-1]
     image = textured(64, 64)
-    assert np.abs(model.predict(image) - whole.predict(image)).max() < 0.1
+    assert (model.predict(image) == whole.predict(image)).mean() > 0.8
     # The graph really computes with eight bits.
     import onnx
 
     ops = {node.op_type for node in onnx.load(str(tmp_path / 'a.int8.onnx')).graph.node}
-    assert ops & {'MatMulInteger', 'DynamicQuantizeLinear', 'QuantizeLinear'}
+    assert ops & {'MatMulInteger', 'QuantizeLinear'}
 
 
 def test_int8_that_loses_too_much_is_refused(here, tmp_path, capsys):
@@ -275,15 +274,25 @@ def test_what_is_wrong_is_one_message(here, tmp_path, capsys, monkeypatch):
     assert 'must end in .onnx' in said('cls.py', '--out', tmp_path / 'a.pb')
     assert '--part neck: this EncoderDecoder has no neck' in said('seg.py', *out, '--part', 'neck')
     assert 'torch writes 7 and newer' in said('cls.py', *out, '--opset', '3')
-    found = said('seg.py', *out, '--opset', '9')
-    assert '--opset 9' in found
-    assert 'to fix it: another --opset (17' in found
     (tmp_path / 'file').write_text('')
     assert 'cannot be written' in said('cls.py', '--out', tmp_path / 'file' / 'a.onnx')
     assert 'leave it out' in said('cls.py', *out, '--calibrate', 'images')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert 'pip install onnx onnxruntime' in said('cls.py', *out)
     assert not (tmp_path / 'a.onnx').exists()
+
+
+def test_an_operator_that_the_opset_lacks_is_named():
+    from paca_mm.export.onnx_file import exported
+
+    class Sampled(torch.nn.Module):
+        def forward(self, x):
+            return (torch.nn.functional.grid_sample(x, x.permute(0, 2, 3, 1), align_corners=False),)
+
+    with pytest.raises(UserError, match=r'--opset 9 .*grid_sampler.*\n.*another --opset \(17'):
+        exported(Sampled(), torch.randn(2, 2, 4, 4), ['out'], opset=9)
+    with pytest.raises(UserError, match='--opset 99'):
+        exported(Sampled(), torch.randn(2, 2, 4, 4), ['out'], opset=99)
 
 
 def test_a_full_disk_leaves_nothing_half(here, tmp_path, capsys):
@@ -302,7 +311,7 @@ def test_a_full_disk_leaves_nothing_half(here, tmp_path, capsys):
 def test_a_file_that_is_not_the_model_is_an_error(here, tmp_path):
     model = leaving(load_config('cls.py'), 'cls.pth')
     with torch.no_grad():
-        next(model.module.parameters()).mul_(1.01)
+        model.module.model.head.fc.weight.mul_(1.01)
     with pytest.raises(
         UserError, match=r'the exported file is not the model: .* largest difference'
     ):

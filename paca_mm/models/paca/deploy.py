@@ -172,7 +172,8 @@ class _Head(nn.Module):
         self.num_classes, self.out_channels = head.num_classes, head.out_channels
         self.threshold = head.threshold
         self.act = head.convs[0].activate if head.convs[0].with_activation else nn.Identity()
-        self.convs = nn.ModuleList(folded(layer) for layer in head.convs)
+        convs: list[Any] = [folded(layer) for layer in head.convs]
+        self.convs = nn.ModuleList(convs)
         # One convolution of each level for q and the clustering, which both read X.
         q, scores = folded(head.q[0]), folded(head.clustering[0])
         assert q is not None
@@ -198,7 +199,7 @@ class _Head(nn.Module):
         ]
         size = levels[0].shape[2:]
         mixed = self.mixing[0](levels[0])
-        for level, conv in zip(levels[1:], self.mixing[1:], strict=True):  # type: ignore[arg-type]
+        for level, conv in zip(levels[1:], self.mixing[1:], strict=True):
             mixed = mixed + F.interpolate(
                 conv(level), size, mode='bilinear', align_corners=self.align_corners
             )
