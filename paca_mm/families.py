@@ -119,6 +119,11 @@ class Family:
             ``ClassifierHead``, and ``CLASSIFIER``, the names of the layers that classes shape. It
             may have ``ARGUMENTS``, how the backbone is built under it, and
             ``features(backbone, images)``, what the head reads and the maps of all stages.
+        deploy: The module with its form for deployment: ``deployed(model, form)`` exchanges, in place,
+            the parts of a model in eval mode that are the family's; and where it has them
+            ``multiple(model)``, what the sides of an image must be multiples of, ``notes(model)``, what
+            is to be known, and ``untrained(model)``, which makes a model without trained weights what
+            a trained one would be.
     """
 
     title: str
@@ -134,6 +139,7 @@ class Family:
     prefix: str = ''
     contestants: str | None = None
     timm_head: str | None = None
+    deploy: str | None = None
 
     @property
     def rows(self) -> Mapping[str, Row]:

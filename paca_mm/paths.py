@@ -30,6 +30,7 @@ COMMANDS = {
     'plot-log': 'plot_log',
     'families': 'compare_families',
     'convert': 'convert_official',
+    'export': 'export_onnx',
     'doctor': 'doctor',
 }
 

@@ -5,21 +5,28 @@ An image that cannot be read is named at the end, and the exit code is then 1.
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-EXAMPLES = ['street.jpg configs/det/mask_rcnn_paca.py CHECKPOINT --out predicted']
+from paca_mm.errors import UserError
+
+EXAMPLES = [
+    'street.jpg configs/det/mask_rcnn_paca.py CHECKPOINT --out predicted',
+    'street.jpg --onnx FILE --out predicted',
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('input', help='an image, a folder, or a quoted glob')
-    parser.add_argument('config', help='the config that the checkpoint was trained with')
-    parser.add_argument('checkpoint', help='a .pth or .safetensors file, official or ours')
+    parser.add_argument('config', nargs='?', help='the config that the checkpoint was trained with')
+    parser.add_argument('checkpoint', nargs='?', help='a .pth or .safetensors file')
+    parser.add_argument(
+        '--onnx', metavar='FILE', help='in place of both: a file of paca-mm export, without torch'
+    )
     parser.add_argument(
         '--out', default='work_dirs/infer', help='the folder (default: %(default)s)'
     )
-    parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a detection (default: 0.3)'
-    )
+    parser.add_argument('--score-thr', type=float, help='least score of a detection (default: 0.3)')
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument(
         '--shapes', action='store_true', help='the checkpoint was trained with --shapes'
@@ -27,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.onnx:
+        return _run_exported(args)
+    if not args.checkpoint:
+        raise UserError(
+            'name the config and the checkpoint behind the image, or an exported file: --onnx FILE.'
+        )
     from paca_mm.datasets.images import find_images
     from paca_mm.engine.config import load_config
     from paca_mm.engine.predict import Predictor, predict_all
@@ -34,15 +47,40 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.input)
     cfg = load_config(args.config, shapes=args.shapes)
     predictor = Predictor(cfg, args.checkpoint, args.device)
+    records = predict_all(
+        predictor, images, args.out, 0.3 if args.score_thr is None else args.score_thr
+    )
+    return _report(records, images, args.out, 'drawn images and predictions.json')
+
+
+def _run_exported(args: argparse.Namespace) -> int:
+    given = {'config': args.config, 'checkpoint': args.checkpoint, '--device': args.device,
+             '--shapes': args.shapes, '--score-thr': args.score_thr is not None}  # fmt: skip
+    if no := next((name for name, value in given.items() if value), None):
+        raise UserError(f'--onnx needs no {no}: the file says all of it. Leave it out.')
+    from paca_mm.deploy.predict import can_draw, find_images, predict_all
+    from paca_mm.deploy.runtime import load
+
+    images = find_images(args.input)
+    drawing = can_draw()
+    records = predict_all(load(args.onnx), images, args.out, drawing)
+    what = 'drawn images and predictions.json' if drawing else 'predictions.json (no drawings)'
+    code = _report(records, images, args.out, what)
+    if not drawing:
+        print('for drawings: pip install opencv-python-headless matplotlib pillow')
+    return code
+
+
+def _report(records: Iterator[dict[str, Any]], images: Sequence[str], out: str, what: str) -> int:
+    """A line for each image, and at the end those that could not be read; returns the exit code."""
     broken = []
-    records = predict_all(predictor, images, args.out, args.score_thr)
     for number, record in enumerate(records, start=1):
         if fault := record.get('fault'):
             broken.append(fault)
         said = fault or f'{record["picture"]}: {describe(record)}'
         print(f'[{number}/{len(images)}] {said}', flush=True)
     if len(broken) < len(images):
-        print(f'\ndrawn images and predictions.json are in {args.out}')
+        print(f'\n{what} are in {out}')
     if not broken:
         return 0
     rows = '\n  '.join(broken)

@@ -9,7 +9,6 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -187,6 +186,8 @@ def _seen_by_pillow(path: str, head: bytes, decode: bool) -> tuple[str, str | No
 
 def _fault_for_opencv(path: str, kind: str, decode: bool) -> str | None:
     """What keeps the installed OpenCV from reading an image that Pillow reads."""
+    import cv2  # the runtime of exported models does without it
+
     try:
         if not cv2.haveImageReader(path):
             return (

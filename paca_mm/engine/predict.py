@@ -1,6 +1,5 @@
 """Predictions on single images, for any of the three tasks: drawn, and as plain data."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,10 @@ from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.datasets.images import fault_of, loader_of
+from paca_mm.deploy.predict import drawings_of, store
 from paca_mm.environment import require
-from paca_mm.errors import UserError, some_of
-from paca_mm.files import make_folder, replacing
+from paca_mm.errors import UserError
+from paca_mm.files import make_folder
 from paca_mm.models.common.norms import revert_sync_batchnorm
 
 from .data_checks import datasets_of
@@ -67,7 +67,7 @@ class Predictor:
         self.loader = loader_of(pipeline)
         with explained(cfg):
             self.pipeline = Compose(pipeline)
-        self.look = Look.of(_dataset_meta(cfg, content))
+        self.look = Look.of(dataset_meta(cfg, content))
 
     def predict(
         self, image: str, drawn: str | None = None, score_thr: float = 0.3
@@ -148,7 +148,7 @@ def image_pipeline(cfg: Config) -> list[dict]:
     return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
 
 
-def _dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
+def dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     meta = meta if isinstance(meta, dict) else {}
@@ -173,10 +173,10 @@ def predict_all(
         UserError: A drawing would take the place of an image.
     """
     out = Path(out_dir)
-    drawings = _drawings(images, out)
+    drawings = drawings_of(images, out)
     make_folder(out, '--out')
     records: list[dict[str, Any]] = []
-    _store(records, out)
+    store(records, out)
     for image, drawn in zip(images, drawings, strict=True):
         try:
             record = predictor.predict(image, drawn, score_thr)
@@ -184,29 +184,5 @@ def predict_all(
             yield {'picture': image, 'fault': str(e)}
             continue
         records.append({**record, 'drawn': drawn})
-        _store(records, out)
+        store(records, out)
         yield records[-1]
-
-
-def _drawings(images: list[str], out: Path) -> list[str]:
-    """Where each image is drawn."""
-    files: list[str] = []
-    names: set[str] = set()
-    for image in images:
-        name = Path(image).stem
-        while name in names:  # a.png and a.jpg, or the same name in two folders of a glob
-            name += '_'
-        names.add(name)
-        files.append(str(out / f'{name}.png'))
-    own = {os.path.realpath(image) for image in images}
-    if lost := [file for file in files if os.path.realpath(file) in own]:
-        raise UserError(
-            f'the drawings would be written over the images ({some_of(lost, 3)}).\n'
-            '  to fix it: --out another folder.'
-        )
-    return files
-
-
-def _store(records: list[dict[str, Any]], out: Path) -> None:
-    with replacing(out / 'predictions.json', '--out') as part:
-        part.write_text(json.dumps(records, indent=1))

@@ -290,3 +290,28 @@ def test_the_list_names_models_and_variants(capsys):
     out = capsys.readouterr().out
     for word in ('paca_small_c100_blockwise', 'convnext_b', 'pvtv2_b4', 'upernet/swin_s', 'blocks'):
         assert word in out
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('variant', ['onnx', 'onnx+int8'])
+def test_an_exported_contestant_gives_the_same_answer(variant):
+    pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    expected = make('rapidnet_ti', SMALL).run()
+    found = torch.from_numpy(make(f'rapidnet_ti+{variant}', SMALL).run()[0])
+    close = 1e-4 if variant == 'onnx' else 0.1
+    assert (found - expected).abs().max() < close * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ('name', 'setting', 'said'),
+    [
+        ('rapidnet_ti+int8', SMALL, r'\+onnx\+int8'),
+        ('rapidnet_ti+onnx+compile', SMALL, r'without \+compile'),
+        ('rapidnet_ti+onnx', replace(SMALL, mode='train'), 'measured in inference, fp32'),
+        ('rapidnet_ti+onnx+bf16', SMALL, 'measured in inference, fp32'),
+    ],
+)
+def test_an_exported_contestant_refuses_what_it_is_not(name, setting, said):
+    with pytest.raises(UserError, match=said):
+        make(name, setting)

@@ -118,10 +118,10 @@ def test_names_and_colours_of_a_checkpoint_win_over_the_configs(meta):
     from mmengine.registry import init_default_scope
 
     from paca_mm.engine.drawing import Look
-    from paca_mm.engine.predict import _dataset_meta
+    from paca_mm.engine.predict import dataset_meta
 
     init_default_scope('mmpretrain')
     cfg = load_config(CONFIGS['cls'])
-    look = Look.of(_dataset_meta(cfg, dict(meta=meta, state_dict={})))
+    look = Look.of(dataset_meta(cfg, dict(meta=meta, state_dict={})))
     assert look == Look(('ant', 'bee'), ((1, 2, 3), (4, 5, 6)))
-    assert Look.of(_dataset_meta(cfg, {})).classes == TASKS['cls'].shapes_classes
+    assert Look.of(dataset_meta(cfg, {})).classes == TASKS['cls'].shapes_classes

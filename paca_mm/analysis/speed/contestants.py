@@ -30,6 +30,7 @@ from paca_mm.errors import UserError
 from paca_mm.families import Family, families, load_member, row_named
 
 from ..build import HOSTS, build, host_config, row_config
+from .exported import onnx_step
 from .peers import BACKBONES, PEERS, installed, peer
 from .steps import DTYPES, Setting, Step, classify, host_step, macs_of, on_maps
 
@@ -37,6 +38,8 @@ from .steps import DTYPES, Setting, Step, classify, host_step, macs_of, on_maps
 VARIANTS = {
     'compile': 'torch.compile of the complete model',
     'channels_last': 'images and weights in channels-last memory',
+    'onnx': 'exported, in the form that is fast, and run by onnxruntime (inference, fp32, CPU)',
+    'int8': 'with +onnx: linear layers by eight bits, dynamically',
     'cp': 'blocks are recomputed in the backward pass (ours only)',
     **dict.fromkeys(DTYPES, 'in this precision'),
 }
@@ -111,7 +114,10 @@ def make(name: str, setting: Setting) -> Contestant:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if 'blocks' in own and row:
         _own_contestants(row[0]).compile_blocks(model)
-    run = step(model, setting, 'channels_last' in chosen, 'compile' in chosen)
+    if {'onnx', 'int8'} & {*chosen}:
+        run = onnx_step(name, model, step in (classify, on_maps), setting, chosen)
+    else:
+        run = step(model, setting, 'channels_last' in chosen, 'compile' in chosen)
     compiled = bool({'compile', 'blocks'} & {*chosen})
     return Contestant(model, run, Facts(setting, params, macs, compiled))
 

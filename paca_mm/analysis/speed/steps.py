@@ -90,8 +90,8 @@ def on_maps(head: Any, setting: Setting, channels_last: bool, compiled: bool) ->
     """
     call, dtype, context = prepare(head, setting, compiled)
     maps = []
-    for i, channels in enumerate(head.in_channels):
-        size = [-(-side // (4 * 2**i)) for side in (setting.height, setting.width)]
+    sizes = map_sizes(setting, len(head.in_channels))
+    for channels, size in zip(head.in_channels, sizes, strict=True):
         x = torch.randn(setting.batch, channels, *size, device=setting.device, dtype=dtype)
         maps.append(_laid_out(x, channels_last).requires_grad_(setting.mode == 'train'))
 
@@ -108,6 +108,13 @@ def on_maps(head: Any, setting: Setting, channels_last: bool, compiled: bool) ->
         sum(out.float().mean() for out in outs).backward()
 
     return train if setting.mode == 'train' else infer
+
+
+def map_sizes(setting: Setting, levels: int) -> list[list[int]]:
+    """Height and width of the maps at 1/4, 1/8, ... of the image."""
+    return [
+        [-(-side // (4 * 2**i)) for side in (setting.height, setting.width)] for i in range(levels)
+    ]
 
 
 def host_step(task: str) -> Step:

@@ -97,7 +97,8 @@ class CastlingAttention(nn.Module):
                 f'CastlingAttention(embed_dims={self.embed_dims}) reads tokens (B, N, '
                 f'{self.embed_dims}), but it was given {tuple(x.shape)}.'
             )
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        # No unflatten: torch's exporter by tracing would take the batch for a constant behind it.
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # B, h, N, d each
         y = linear_angular(q, k, v, self.eps)
         if self.softmax_branch:

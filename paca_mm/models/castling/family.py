@@ -14,4 +14,5 @@ FAMILY = Family(
     blocks=('mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer',),
     catalogue=CATALOGUE,
     contestants='paca_mm.models.castling.contestants',
+    deploy='paca_mm.models.castling.deploy',
 )

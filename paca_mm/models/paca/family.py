@@ -43,4 +43,5 @@ FAMILY = Family(
     catalogue=CATALOGUE,
     prefix='paca_',
     contestants='paca_mm.models.paca.contestants',
+    deploy='paca_mm.models.paca.deploy',
 )

@@ -140,5 +140,9 @@ class ClusteringTeacher(nn.Module):
                 x = getattr(self, f'fpn{i + 1}')(x)
             if self.num_clusters[i]:
                 scores = getattr(self, f'to_clusters{i + 1}')(x)
-                assignments[i] = assign(as_tokens(scores).flatten(1, 2))
+                assignments[i] = self._assign(scores)
         return [as_tokens(m) for m in maps], assignments
+
+    def _assign(self, scores: Tensor) -> Tensor:
+        """Scores (B, M, H, W) -> the assignment (B, M, N)."""
+        return assign(as_tokens(scores).flatten(1, 2))

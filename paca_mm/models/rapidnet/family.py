@@ -46,4 +46,5 @@ FAMILY = Family(
     prefix='rapidnet_',
     contestants='paca_mm.models.rapidnet.contestants',
     timm_head='paca_mm.models.rapidnet.timm_head',
+    deploy='paca_mm.models.rapidnet.deploy',
 )

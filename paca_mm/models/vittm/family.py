@@ -41,4 +41,5 @@ FAMILY = Family(
     prefix='vittm_',
     contestants='paca_mm.models.vittm.contestants',
     timm_head='paca_mm.models.vittm.timm_head',
+    deploy='paca_mm.models.vittm.deploy',
 )

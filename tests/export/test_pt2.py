@@ -10,8 +10,8 @@ from helpers import golden
 from helpers.rows import mini
 from helpers.tiny import tiny
 from paca_mm.analysis.build import build
-from paca_mm.deploy.pt2 import Plain, export_pt2, read_metadata
 from paca_mm.errors import UserError
+from paca_mm.export.pt2 import Plain, export_pt2, read_metadata
 from paca_mm.families import families, load_member
 
 MANY_SIZES = 'dynamic_shapes' in inspect.signature(torch.export.export).parameters

@@ -1,0 +1,8 @@
+"""Export a trained model to ONNX, checked in onnxruntime on the spot; also quantised, with a report."""
+
+from paca_mm.cli import front
+
+main = front('export')
+
+if __name__ == '__main__':
+    main()
