@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.checkpoint.latest import candidates
@@ -143,7 +143,16 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
     return cfg, task
 
 
+def let_hosts_read_safetensors() -> None:
+    """Let mmengine's own loader read ``.safetensors`` files, which it knows where torch does.
+
+    It is what loads the ``init_cfg`` of a host's module, and everything of a Runner that is not ours.
+    """
+    CheckpointLoader.register_scheme(r'.*\.safetensors$', read_checkpoint, force=True)
+
+
 def _build_runner(cfg: Config) -> Runner:
+    let_hosts_read_safetensors()
     try:
         with processes_met():
             if cfg.get('runner_type'):

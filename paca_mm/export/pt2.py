@@ -202,7 +202,8 @@ def _images(count: int, channels: int, size: Sequence[int]) -> Tensor:
 
 def _checked(program: Any, plain: nn.Module, tried: Sequence[Tensor]) -> Checked:
     run = program.module() if hasattr(program, 'module') else program
-    worst, outputs = 0.0, ()
+    worst = 0.0
+    outputs: tuple[tuple[int, ...], ...] = ()
     for images in tried:
         found, expected = run(images), plain(images)
         for a, b in zip(found, expected, strict=True):

@@ -211,6 +211,28 @@ def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypa
         read_checkpoint(tmp_path / 'b.safetensors')
 
 
+def test_the_hosts_read_it_too(tmp_path):
+    """What loads the init_cfg of a host's module, and all of mmengine's own Runner."""
+    from mmengine.runner import CheckpointLoader
+    from mmengine.runner.checkpoint import load_checkpoint
+
+    from paca_mm.engine.launch import let_hosts_read_safetensors
+
+    model = torch.nn.Linear(2, 3)
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
+    convert_file(tmp_path / 'a.pth', tmp_path / 'a.safetensors')
+    before = dict(CheckpointLoader._schemes)
+    try:
+        let_hosts_read_safetensors()
+        let_hosts_read_safetensors()
+        for file in ('a.safetensors', 'a.pth'):
+            other = torch.nn.Linear(2, 3)
+            load_checkpoint(other, str(tmp_path / file))
+            assert torch.equal(other.weight, model.weight)
+    finally:
+        CheckpointLoader._schemes = before
+
+
 @pytest.mark.slow
 def test_a_run_is_tested_begun_and_predicted_from_safetensors(tmp_path, monkeypatch, capsys):
     pytest.importorskip('mmpretrain')
