@@ -23,7 +23,7 @@ WIDTH, DPI = 7.2, 150
 _TITLE, _WORDS, _SMALL = 14, 11.5, 10.5  # points: 22 pixels and more
 
 
-_SHARE = 'Percentages are shares of all attention, those of the patch of its own.'
+_SHARE = 'Percentages are shares of all attention'
 
 #: How to read a sheet, on the sheet.
 _READING = """Left: the cluster in which each patch weighs most, and the
@@ -87,7 +87,9 @@ def stage_sheet(
         _show(plot, heat(seen.pixels, view.assignment[cluster], view.cell, MADE_OF), '')
         plot.set_title(f'{view.name(cluster)}: {mass[cluster]:.1%}', fontsize=_WORDS, color='black')
     _legends(
-        figure, [(READ, 'what is read', 'most'), (MADE_OF, 'what it is made of', 'most')], _SHARE
+        figure,
+        [(READ, 'what is read', 'most'), (MADE_OF, 'what it is made of', 'most')],
+        f'{_SHARE}, those of the patch of its own.',
     )
     return figure
 
@@ -129,14 +131,19 @@ def class_sheet(seen: Seen, weights: str = '', most: int = 8) -> Figure:
     Args:
         seen: The image, with ``classes``.
         weights: Where the weights came from, for the title.
-        most: Of how many classes; those that have most pixels.
+        most: Of how many classes; those that have most pixels, in the labels and as predicted.
     """
     view = seen.classes
     assert view is not None
     labels = seen.truth if seen.truth is not None else seen.predicted
     assert labels is not None
-    counts = np.bincount(labels[labels != 255].ravel(), minlength=len(view.names))
-    present = [int(i) for i in np.argsort(-counts, kind='stable')[:most] if counts[i]]
+    counts = np.zeros(256, int)
+    for found in (labels, seen.predicted):  # what is predicted and not there is worth a look, too
+        if found is not None:
+            counts += np.bincount(found.ravel(), minlength=256)
+    present = [
+        int(i) for i in np.argsort(-counts[: len(view.names)], kind='stable')[:most] if counts[i]
+    ]
     known = seen.truth is not None
     figure, rows = _figure(seen, [1.0] * (1 + len(present)))
     said = 'labels: those of the dataset' if known else 'labels: as predicted'
@@ -162,7 +169,7 @@ def class_sheet(seen: Seen, weights: str = '', most: int = 8) -> Figure:
         reads = view.attention[0, ..., label]
         _show(plot, heat(seen.pixels, reads, view.cell, READ, most=1.0), '')
         plot.set_title(f'who reads it: {mass[label]:.1%}', fontsize=_SMALL)
-    _legends(figure, [(MADE_OF, 'made of', 'most'), (READ, 'read', '100 %')], _SHARE)
+    _legends(figure, [(MADE_OF, 'made of', 'most'), (READ, 'read', '100 %')], f'{_SHARE}.')
     return figure
 
 
