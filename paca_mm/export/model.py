@@ -343,7 +343,10 @@ def _note_images(meta: Meta, model: Any, pipeline: Sequence[Mapping[str, Any]] |
         channels = model_channels(model)
         meta.mean, meta.std = [0.0] * channels, [1.0] * channels
     # Hosts load images as BGR.
-    turned = getattr(pre, '_channel_conversion', False) or getattr(pre, 'to_rgb', False)
+    turned = any(  # by the names of mmengine, of mmsegmentation 1.2 and of mmpretrain
+        getattr(pre, name, False)
+        for name in ('_channel_conversion', 'channel_conversion', 'to_rgb')
+    )
     meta.channels = 'rgb' if turned else 'bgr'
     test = getattr(pre, 'test_cfg', None) or {}
     if meta.task == 'seg':
