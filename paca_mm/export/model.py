@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from math import lcm
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor
 
@@ -205,6 +207,8 @@ def leaving(
             meta.mean, meta.std = meta.mean[::-1], meta.std[::-1]
 
     deployed = copy.deepcopy(model)
+    if meta.size is None:
+        _untie_sizes(deployed)
     if form != 'plain':
         deploy(deployed, form)
     for module in _deploy_modules():
@@ -230,6 +234,27 @@ def _prepare_untrained(model: nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
+
+
+def _untie_sizes(model: nn.Module) -> None:
+    """Let mmseg's ``Upsample`` compute its size inside of a graph, in place: it makes a number of it,
+    which a graph would keep for ever.
+    """
+    for module in model.modules():
+        kind = type(module)
+        if kind.__name__ != 'Upsample' or not kind.__module__.startswith('mmseg.'):
+            continue
+        upsample: Any = module
+        factor = upsample.scale_factor
+        if not upsample.size and isinstance(factor, float) and factor.is_integer():
+            upsample.forward = partial(
+                _enlarged, int(factor), upsample.mode, upsample.align_corners
+            )
+
+
+def _enlarged(factor: int, mode: str, align_corners: bool | None, x: Tensor) -> Tensor:
+    size = [x.shape[2] * factor, x.shape[3] * factor]
+    return F.interpolate(x, size, mode=mode, align_corners=align_corners)
 
 
 def deploy(model: nn.Module, form: str = 'fast') -> None:
@@ -318,7 +343,10 @@ def _note_images(meta: Meta, model: Any, pipeline: Sequence[Mapping[str, Any]] |
         channels = model_channels(model)
         meta.mean, meta.std = [0.0] * channels, [1.0] * channels
     # Hosts load images as BGR.
-    turned = getattr(pre, '_channel_conversion', False) or getattr(pre, 'to_rgb', False)
+    turned = any(  # by the names of mmengine, of mmsegmentation 1.2 and of mmpretrain
+        getattr(pre, name, False)
+        for name in ('_channel_conversion', 'channel_conversion', 'to_rgb')
+    )
     meta.channels = 'rgb' if turned else 'bgr'
     test = getattr(pre, 'test_cfg', None) or {}
     if meta.task == 'seg':

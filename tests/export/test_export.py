@@ -69,6 +69,7 @@ def test_files_of_every_family_at_six_sizes_and_three_batches(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # torch.export takes a minute of one core for each
 @pytest.mark.parametrize('name', ['paca_cls', 'vittm_cls', 'castling_cls'])
 def test_the_other_exporter(name, tmp_path):
     pytest.importorskip('onnxscript', reason='onnxscript is not installed')
