@@ -167,14 +167,14 @@ def class_count(state: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def normalisation_in(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
+def normalisation_in(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The normalisation of images that a config states; None if it states none."""
-    model = cfg.get('model')
+    model = settings.get('model')
     model = model if isinstance(model, Mapping) else {}
     for node in (
         model.get('data_preprocessor'),
-        cfg.get('data_preprocessor'),
-        cfg.get('img_norm_cfg'),
+        settings.get('data_preprocessor'),
+        settings.get('img_norm_cfg'),  # before OpenMMLab 2.0
     ):
         if not isinstance(node, Mapping):
             continue

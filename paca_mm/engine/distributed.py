@@ -1,10 +1,11 @@
 """Distributed runs, on GPUs as mmengine does them and on CPUs with gloo."""
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +13,14 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 
+from paca_mm.cache import cache_dir
 from paca_mm.errors import UserError
 from paca_mm.paths import assets_root
 
 from .walk import type_name, walk
+
+if sys.platform != 'win32':
+    import fcntl
 
 
 def has_accelerator() -> bool:
@@ -23,6 +28,26 @@ def has_accelerator() -> bool:
     from mmengine.device import get_device
 
     return get_device() != 'cpu'
+
+
+def import_in_turn(module: str) -> None:
+    """Import a module that is there, while no other process of this user does so.
+
+    yapf, by which mmengine writes configs, makes a file in the user's cache at its first import; of
+    several processes that do so together, one reads half of it and fails.
+
+    Args:
+        module: Its name.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):  # no cache folder, no lock: then as without
+            folder = cache_dir()
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / 'importing.lock', 'w'))
+            if sys.platform != 'win32':
+                fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(module)
 
 
 def prepare_cpu(cfg: Config, launcher: str) -> list[str]:

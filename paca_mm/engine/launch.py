@@ -26,6 +26,7 @@ from .checks import check_config
 from .config import default_work_dir, load_config
 from .distributed import (
     has_accelerator,
+    import_in_turn,
     is_main_process,
     losing_no_process,
     prepare_cpu,
@@ -131,6 +132,8 @@ def _prepare(args: argparse.Namespace, phases: Sequence[str]) -> tuple[Config, T
             'is a part of one.'
         )
     cfg.launcher = args.launcher
+    if args.launcher != 'none':
+        import_in_turn('yapf.yapflib.yapf_api')
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

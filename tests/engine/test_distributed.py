@@ -1,5 +1,6 @@
 """Two processes on CPUs: one step of theirs is one step of a single process on the whole batch."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip('mmdet')
 from paca_mm.checkpoint import read_checkpoint
 from paca_mm.datasets.shapes import ensure_shapes
 from paca_mm.engine.config import load_config
-from paca_mm.engine.distributed import prepare_cpu
+from paca_mm.engine.distributed import import_in_turn, prepare_cpu
 from paca_mm.families import families, load_member
 from paca_mm.paths import assets_root
 
@@ -216,3 +217,29 @@ def test_a_config_takes_up_the_strategy(tmp_path):
     if not torch.cuda.is_available():
         prepare_cpu(cfg, 'none')
         assert 'use_fsdp' not in cfg.optim_wrapper
+
+
+def test_what_makes_a_file_at_its_import_is_imported_by_one_process_at_a_time(
+    tmp_path, monkeypatch
+):
+    """Two that import yapf together on a new machine: one read half of its grammar and failed."""
+    (tmp_path / 'slow_import.py').write_text(
+        'import os, time\n'
+        'busy = os.path.join(os.path.dirname(__file__), "busy")\n'
+        'os.mkdir(busy)\n'  # an error where the other one is at it
+        'time.sleep(0.5)\n'
+        'os.rmdir(busy)\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    fork = multiprocessing.get_context('fork')
+    together = [fork.Process(target=import_in_turn, args=('slow_import',)) for _ in range(3)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join(60)
+    assert [process.exitcode for process in together] == [0, 0, 0]
+    import_in_turn('no_module_of_this_name')
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))  # no folder for a lock
+    import_in_turn('slow_import')

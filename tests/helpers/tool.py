@@ -68,7 +68,7 @@ def job(processes, script, *argv, cwd, patience=0):
     once: a fresh interpreter in each of them would take longer than most of these runs.
     """
     server = multiprocessing.get_context('forkserver')
-    server.set_forkserver_preload(['torch', *filter(find_spec, ('mmdet', 'mmseg'))])
+    server.set_forkserver_preload(['torch', *filter(find_spec, ('mmdet', 'mmseg', 'yapf'))])
     store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)  # keeps its port
     with tempfile.TemporaryDirectory() as folder:
         workers = []

@@ -56,7 +56,7 @@ def onnx_step(
                 model.in_channels, map_sizes(setting, len(model.in_channels)), strict=True
             )
         ]
-    graph = exported(_Single(model), inputs, ['out'], free=())
+    graph = exported(_Single(model).eval(), inputs, ['out'], free=())
     with tempfile.TemporaryDirectory(prefix='paca_mm_onnx_') as folder:
         file = Path(folder, 'model.onnx')
         file.write_bytes(graph.SerializeToString())
