@@ -1,10 +1,13 @@
 """Building models with random weights: of a config, or a backbone inside a host's model."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn as nn
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.engine.config import load_config
@@ -69,3 +72,15 @@ def row_config(host: str, family: Family, row: str) -> Config:
         )
     backbone = dict(type=f'paca_mm.{family.backbone}', **arguments)
     return host_config(host, backbone, widths)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines that hosts log for every parameter that they initialise."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -180,7 +180,6 @@ def draw(runs: Sequence[Run], names: Sequence[str], file: Path, window: int = 1)
         file: The PNG file to write.
         window: How many points a line is the mean of; the points themselves are then drawn faintly.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # One name may be logged by iteration in one run and by epoch in another: no common axis.
@@ -192,7 +191,6 @@ def draw(runs: Sequence[Run], names: Sequence[str], file: Path, window: int = 1)
     across = min(len(panels), 3)
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4.4 * across, 2.9 * down + 0.5), layout='constrained')
-    FigureCanvasAgg(figure)
     grid = figure.subplots(down, across, squeeze=False)
     handles: dict[str, Any] = {}
     for axes, (name, unit) in zip(grid.flat, panels, strict=False):

@@ -95,9 +95,7 @@ def facts_of(
 
 def facts_in_meta(meta: Mapping[str, Any]) -> Facts | None:
     """Those that a checkpoint states: mmengine's, older ones of the hosts, and our own."""
-    dataset = meta.get('dataset_meta')
-    if not isinstance(dataset, Mapping):
-        dataset = {name.lower(): meta[name] for name in ('CLASSES', 'PALETTE') if name in meta}
+    dataset = dataset_meta_in(meta)
     normalisation = meta.get('normalisation')
     if not _is_normalisation(normalisation):
         text = meta.get('cfg') or meta.get('config')
@@ -110,6 +108,14 @@ def facts_in_meta(meta: Mapping[str, Any]) -> Facts | None:
         normalisation,
     )
     return facts if facts.classes or facts.normalisation else None
+
+
+def dataset_meta_in(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Classes and palette as a checkpoint's ``meta`` has them, or as the hosts wrote them before."""
+    dataset = meta.get('dataset_meta')
+    if isinstance(dataset, Mapping):
+        return dataset
+    return {name.lower(): meta[name] for name in ('CLASSES', 'PALETTE') if meta.get(name)}
 
 
 def facts_in_config(cfg: Mapping[str, Any], name: str) -> Facts:

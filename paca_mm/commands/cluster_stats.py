@@ -8,7 +8,7 @@ import argparse
 
 from paca_mm.errors import UserError
 
-from .options import add_cfg_options, parsed
+from .options import add_cfg_options, add_sample_options, parsed
 
 EXAMPLES = [
     'configs/seg/paca_head_paca_shapes.py --shapes',
@@ -19,15 +19,7 @@ EXAMPLES = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='a config with PaCa, for any task')
     parser.add_argument('checkpoint', nargs='?', help='what was trained with it, if anything')
-    parser.add_argument(
-        '--split', choices=['val', 'train'], default='val', help='of the dataset (default: val)'
-    )
-    parser.add_argument(
-        '--shapes', action='store_true', help='the embedded dataset (made on first use)'
-    )
-    parser.add_argument(
-        '--num-images', type=int, default=64, metavar='N', help='how many (default: %(default)s)'
-    )
+    add_sample_options(parser)
     parser.add_argument(
         '--seeds',
         type=int,

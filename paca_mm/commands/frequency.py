@@ -7,7 +7,7 @@ import argparse
 
 from paca_mm.errors import UserError
 
-from .options import add_cfg_options, parsed
+from .options import add_cfg_options, add_sample_options, parsed
 
 EXAMPLES = [
     'configs/cls/paca_shapes.py --shapes',
@@ -21,15 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--images', metavar='FOLDER', help="a folder, an image or a quoted glob, not the config's"
     )
-    parser.add_argument(
-        '--split', choices=['val', 'train'], default='val', help='of the dataset (default: val)'
-    )
-    parser.add_argument(
-        '--shapes', action='store_true', help='the embedded dataset (made on first use)'
-    )
-    parser.add_argument(
-        '--num-images', type=int, default=64, metavar='N', help='how many (default: %(default)s)'
-    )
+    add_sample_options(parser)
     parser.add_argument(
         '--crop',
         type=int,

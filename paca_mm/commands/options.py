@@ -18,6 +18,19 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sample_options(parser: argparse.ArgumentParser) -> None:
+    """``--split``, ``--shapes`` and ``--num-images``: which images of a dataset are measured."""
+    parser.add_argument(
+        '--split', choices=['val', 'train'], default='val', help='of the dataset (default: val)'
+    )
+    parser.add_argument(
+        '--shapes', action='store_true', help='the embedded dataset (made on first use)'
+    )
+    parser.add_argument(
+        '--num-images', type=int, default=64, metavar='N', help='how many (default: %(default)s)'
+    )
+
+
 def cfg_options(words: Sequence[str] | None) -> dict[str, Any] | None:
     """The words of ``--cfg-options`` as mmengine's ``DictAction`` understands them.
 

@@ -13,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
 from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.checkpoint.metadata import dataset_meta_in
 from paca_mm.datasets.images import fault_of, loader_of
 from paca_mm.deploy.predict import drawings_of, store
 from paca_mm.environment import require
@@ -151,10 +152,7 @@ def image_pipeline(cfg: Config) -> list[dict]:
 def dataset_meta(cfg: Config, checkpoint: Any) -> dict[str, Any]:
     """Class names and palette: the checkpoint's own, or else those of the config's dataset."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    meta = meta if isinstance(meta, dict) else {}
-    saved = meta.get('dataset_meta')
-    if not isinstance(saved, dict):  # as the hosts wrote it before
-        saved = {key.lower(): meta[key] for key in ('CLASSES', 'PALETTE') if meta.get(key)}
+    saved = dataset_meta_in(meta) if isinstance(meta, dict) else {}
     dataset, _ = next(datasets_of(cfg.test_dataloader, 'test_dataloader'))
     known = getattr(dataset_class(dataset), 'METAINFO', {})
     return {**known, **(dataset.get('metainfo') or {}), **saved}

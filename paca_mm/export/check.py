@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from paca_mm.errors import UserError
+from paca_mm.models.common.deploy import model_channels
 
-from .model import Leaving, model_channels
+from .model import Leaving
 
 #: The largest difference that is rounding, as a share of the largest value of an output.
 TOLERANCE = 1e-4

@@ -12,10 +12,11 @@ from paca_mm.deploy.runtime import session_of
 from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
 from paca_mm.files import make_folder
+from paca_mm.models.common.deploy import model_channels
 from paca_mm.paths import command_line
 
 from .check import TOLERANCE, compare, sizes_for
-from .model import Leaving, leaving, model_channels
+from .model import Leaving, leaving
 from .onnx_file import OPSETS, exported, require_packages, save
 
 

@@ -27,6 +27,7 @@ from paca_mm.engine.tasks import task_for
 from paca_mm.environment import require
 from paca_mm.errors import UserError
 from paca_mm.families import families, family_of
+from paca_mm.models.common.deploy import model_channels
 
 #: What ``--part`` may name, and what ``--output``.
 PARTS = ('model', 'backbone', 'neck')
@@ -305,11 +306,6 @@ def _part_of(model: Any, task: str, part: str | None) -> str:
     if not hasattr(model, 'backbone'):
         raise UserError(f'{type(model).__name__} has no backbone, so that nothing of it can leave.')
     return part
-
-
-def model_channels(model: Any) -> int:
-    """The channels of a model's images."""
-    return int(getattr(model.backbone, 'in_channels', 3) or 3)
 
 
 def row_of(backbone: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from paca_mm import __version__
 from paca_mm.errors import UserError
 from paca_mm.files import replacing
+from paca_mm.models.common.deploy import model_channels
 
 #: What a file keeps its metadata under.
 METADATA = 'paca_mm.json'
@@ -115,7 +116,7 @@ def export_pt2(
         )
     plain = Plain(copy.deepcopy(model)).cpu().eval().requires_grad_(False)
     _use_torchs_norms(plain)
-    channels = _channels_of(model)
+    channels = model_channels(model)
     # One image would be taken for a constant.
     images = _images(max(batch, 2) if dynamic else batch, channels, size)
     # torch 2.1 can export its fused attention, and cannot write it to a file.
@@ -188,11 +189,6 @@ def read_metadata(file: str | os.PathLike) -> dict[str, Any]:
 def _arguments() -> Collection[str]:
     """What this torch's export can be told."""
     return inspect.signature(torch.export.export).parameters.keys()
-
-
-def _channels_of(model: nn.Module) -> int:
-    backbone = getattr(model, 'backbone', model)
-    return getattr(backbone, 'in_channels', 3) or 3
 
 
 def _images(count: int, channels: int, size: Sequence[int]) -> Tensor:

@@ -1,21 +1,18 @@
 """Running networks over the images of a config's dataset: before training, and after it."""
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paca_mm.analysis.build import build
+from paca_mm.analysis.build import build, quiet
 from paca_mm.analysis.cluster_maps import (
     class_clusters,
     cluster_maps,
@@ -174,7 +171,7 @@ def untrained_model(cfg: Config, seed: int) -> Any:
     """
     cfg = copy.deepcopy(cfg)
     leave_weights_out(cfg.model)
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         model: Any = build(cfg)
         clustering_backbone(model)
@@ -194,7 +191,7 @@ def trained_model(cfg: Config, checkpoint: str) -> Any:
     """
     cfg = copy.deepcopy(cfg)
     leave_weights_out(cfg.model)
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         model: Any = build(cfg)
     clustering_backbone(model)
     load_whole(model, read_checkpoint(checkpoint), checkpoint, strict=True)
@@ -205,15 +202,3 @@ def over_seeds(found: Sequence[Sequence[Tally]]) -> Iterator[tuple[Tally, list[d
     """Each stage with its figures, one dict for every seed."""
     for same in zip(*found, strict=True):
         yield same[0], [tally.figures() for tally in same]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines that hosts log for every parameter that they initialise."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -173,12 +173,10 @@ def draw(report: Report, title: str, file: Path) -> None:
         title: What it is of.
         file: The PNG file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = _PANELS if report.samples.classes else _PANELS[:3]
     figure = Figure(figsize=(13, 3.6 * len(panels) // 3 + 0.4), layout='constrained')
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12, x=0.01, ha='left')
     grid = figure.subplots(len(panels) // 3, 3, squeeze=False)
     rows = report.rows

@@ -1,6 +1,8 @@
 """The work behind ``paca-mm clusters``: look at the images, write sheets and the page."""
 
 import argparse
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from numpy.typing import NDArray
 
 from paca_mm.analysis.cluster_maps import clustering_backbone
 from paca_mm.datasets.images import find_images
@@ -47,6 +50,8 @@ class Explorer:
         self.cfg = cfg
         self.weights = Path(checkpoint).name if checkpoint else 'random weights'
         self.backbone = clustering_backbone(self.predictor.model)
+        self._labelled = self.predictor.task.labelled(cfg)
+        self._known: dict[str, Callable[[], NDArray]] = {}  # those that were passed by on the way
 
     def see(self, image: str) -> Seen:
         """Look at an image file.
@@ -58,8 +63,16 @@ class Explorer:
         seen = see(predictor.model, predictor.load(image), image_name(image), predictor.look)
         if seen.classes is None:
             return seen
-        truth = predictor.task.labels_of(self.cfg, image)
+        truth = self._truth(os.path.realpath(image))
         return seen if truth is None else replace(seen, truth=resized(truth, seen.size))
+
+    def _truth(self, image: str) -> NDArray | None:
+        """The labels of an image of the config's datasets, which are gone through no more than once."""
+        while image not in self._known:
+            if (entry := next(self._labelled, None)) is None:
+                return None
+            self._known.setdefault(*entry)
+        return self._known[image]()
 
 
 def explore(args: argparse.Namespace) -> list[str]:

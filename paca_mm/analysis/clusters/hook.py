@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 
 from paca_mm.analysis.cluster_maps import clustering_backbone
+from paca_mm.checkpoint.load import unwrapped
 from paca_mm.engine.drawing import Look
 from paca_mm.errors import UserError
 from paca_mm.registry import HOOKS
@@ -94,7 +94,7 @@ class ClusterVisualizationHook(Hook):
         from . import sheets
         from .seen import image_name, see
 
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         look = Look.of(getattr(runner.val_dataloader.dataset, 'metainfo', None) or {})
         was_training = model.training
         model.eval()

@@ -178,7 +178,6 @@ def row_of(pictures: Sequence[tuple[str, NDArray]], width: float = 11.0) -> Figu
     ratios = [p.shape[1] / p.shape[0] for _, p in pictures]
     height = (width - 0.12 * (len(pictures) + 1)) / sum(ratios)
     figure = Figure(figsize=(width, height + 0.62), facecolor='white')
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         1, len(pictures), width_ratios=ratios, wspace=0.04,
         left=0.01, right=0.99, bottom=0.08 / (height + 0.62), top=1 - 0.54 / (height + 0.62),
@@ -216,7 +215,6 @@ def _figure(
     body = sum(h * each for h in heights) + between * (len(heights) - 1)
     height = head + body + foot
     figure = Figure(figsize=(WIDTH, height), facecolor='white')
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(heights), columns, height_ratios=heights,
         left=0.15 / WIDTH, right=1 - 0.15 / WIDTH, top=1 - head / height, bottom=foot / height,

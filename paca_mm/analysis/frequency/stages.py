@@ -1,22 +1,19 @@
 """The spectra of a network's stages: untrained, from several seeds, and with a checkpoint."""
 
 import copy
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paca_mm.analysis.build import build
+from paca_mm.analysis.build import build, quiet
 from paca_mm.checkpoint import load_whole, read_checkpoint
 from paca_mm.engine.distributed import device as default_device
 from paca_mm.engine.mistakes import explained
@@ -107,7 +104,7 @@ def untrained(
 
 def untrained_backbone(settings: Mapping[str, Any], seed: int) -> nn.Module:
     """A backbone with the random weights of a seed, ready to be measured; see :func:`untrained`."""
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         backbone: Any = MODELS.build(copy.deepcopy(settings))
         if hasattr(backbone, 'init_weights'):
@@ -149,7 +146,7 @@ def preprocessor_of(cfg: Config) -> Callable[[Tensor], Tensor]:
 
 def _built(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), quiet():
         return build(cfg)
 
 
@@ -235,15 +232,3 @@ def _as_map(tensor: Tensor, size: tuple[int, int]) -> Tensor:
         'make no grid of its shape, with or without one or two tokens before it.\n  to fix it, for '
         'a vision transformer of a host: --cfg-options model.backbone.out_type=featmap'
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines that hosts log for every parameter that they initialise."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,7 +1,7 @@
 """What the machinery asks a task."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn as nn
@@ -123,11 +123,11 @@ class Task:
         """The same of the ground truth; None if the sample has none."""
         raise NotImplementedError
 
-    def labels_of(self, cfg: Config, image: str) -> NDArray | None:
-        """The classes of an image's pixels, (H, W), 255 for none; None unless the image is of a dataset
-        of the config that knows them.
+    def labelled(self, cfg: Config) -> Iterator[tuple[str, Callable[[], NDArray]]]:
+        """The images of a config's datasets whose pixels have labels: the real path of each, and what
+        reads its labels, (H, W), 255 for none.
         """
-        return None
+        return iter(())
 
     #: Why :meth:`label_map` has nothing to give.
     no_label_map: ClassVar[str] = 'the labels of this task are of complete images, not of pixels'

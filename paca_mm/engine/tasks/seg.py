@@ -1,7 +1,8 @@
 """Semantic segmentation, by mmsegmentation."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ class Segmentation(Task):
         truth = sample.get('gt_sem_seg')
         return None if truth is None else class_map(pixels, truth.data[0].numpy(), look)
 
-    def labels_of(self, cfg: Config, image: str) -> NDArray | None:
+    def labelled(self, cfg: Config) -> Iterator[tuple[str, Callable[[], NDArray]]]:
         for name in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
             for dataset, place in datasets_of(cfg.get(name), name):
                 if is_remote(dataset) or not _loads_masks(dataset):
@@ -160,13 +161,9 @@ class Segmentation(Task):
                     samples = made.load_data_list() if made is not None else []
                 except OSError:  # a dataset that is not on this machine
                     continue
+                steps = [s for s in dataset['pipeline'] if type_name(s) == 'LoadAnnotations']
                 for sample in samples:
-                    if os.path.realpath(sample['img_path']) == os.path.realpath(image):
-                        steps = [
-                            s for s in dataset['pipeline'] if type_name(s) == 'LoadAnnotations'
-                        ]
-                        return TRANSFORMS.build(steps[0])(sample)['gt_seg_map']
-        return None
+                    yield os.path.realpath(sample['img_path']), partial(_labels, steps[0], sample)
 
     no_label_map = 'the pipeline loads no masks (LoadAnnotations), or the dataset has none'
 
@@ -228,6 +225,11 @@ def _made(dataset: dict, place: str, classes: Sequence[str] | None) -> Any | Non
             f'those that {type_name(dataset)} is known for.\n'
             "  to fix it, for classes of your own: type='BaseSegDataset' in each dataset."
         ) from e
+
+
+def _labels(step: Mapping[str, Any], sample: dict[str, Any]) -> NDArray:
+    """The label map of a sample, read by the host's own step."""
+    return TRANSFORMS.build(step)(sample)['gt_seg_map']
 
 
 def _loads_masks(dataset: dict) -> bool:

@@ -13,6 +13,11 @@ from .pointwise import as_linear, is_batch_norm
 _OWN = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Identity, nn.Dropout)
 
 
+def model_channels(model: nn.Module) -> int:
+    """The channels of the images of a host's model, or of a backbone."""
+    return int(getattr(getattr(model, 'backbone', model), 'in_channels', 3) or 3)
+
+
 def constant(value: Tensor) -> nn.Parameter:
     """A parameter that nobody trains."""
     return nn.Parameter(value.detach().clone(), requires_grad=False)
