@@ -16,13 +16,13 @@ from .meta import Meta
 Array = NDArray[Any]
 
 
-def session_of(file: str | os.PathLike, threads: int | None = None, profile: bool = False) -> Any:
+def session_of(file: str | os.PathLike, threads: int | None = None, profile: str = '') -> Any:
     """An onnxruntime session of a file, on the CPU.
 
     Args:
         file: The file.
         threads: Of one operation; None for what onnxruntime takes, which is all cores.
-        profile: Whether it notes the time of every node.
+        profile: How the file begins that takes the time of every node; none without.
 
     Raises:
         UserError: onnxruntime is not installed, or cannot read the file.
@@ -41,7 +41,11 @@ def session_of(file: str | os.PathLike, threads: int | None = None, profile: boo
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well
-    options.enable_profiling = profile
+    # Threads that went on looking for work between two runs would take the cores of whoever computes then.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -25,9 +25,11 @@ class WaitingStep(OptimWrapper):
 
     verdict: Tensor | None
     losses: list[Tensor]
+    clip_func: Callable[..., Any]
     _own_step: Callable[..., None]
     _step: dict[str, Any]
     _zero_grad: dict[str, Any]
+    _norm: Tensor | None
     _overflows: int
     _stepped: bool
 
@@ -50,6 +52,7 @@ class WaitingStep(OptimWrapper):
         self.verdict = None
         self.losses = []
         self._step, self._zero_grad = {}, {}
+        self._norm = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -70,14 +73,57 @@ class WaitingStep(OptimWrapper):
         It is the sum of all that must be finite: NaN and infinity outlast every sum, over numbers
         and over processes.
         """
-        numbers = list(self.losses)
+        numbers = [loss.float().reshape(()) for loss in self.losses]
         if not isinstance(self, (AmpOptimWrapper, ApexOptimWrapper)):  # which look by themselves
-            numbers += _norms(self.optimizer)
+            numbers += self._clipped() if self._clips_by_norm() else self._norms()
         numbers = numbers or [torch.zeros(())]
-        device = numbers[0].device
-        self.verdict = torch.stack([n.to(device, torch.float32).reshape(()) for n in numbers]).sum()
+        self.verdict = torch.stack([number.to(numbers[0].device) for number in numbers]).sum()
         all_reduce(self.verdict)
         self._step = kwargs
+
+    def _norms(self) -> list[Tensor]:
+        """The sum of the norms of the gradients, a number for each of their types and devices."""
+        # Of mmengine's ConfigDict, whose own lookup takes as long as a norm.
+        parameters = (dict.get(group, 'params', ()) for group in self.optimizer.param_groups)
+        gradients = [p.grad.detach() for some in parameters for p in some if p.grad is not None]
+        alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for gradient in gradients:
+            dense = gradient.coalesce().values() if gradient.is_sparse else gradient
+            alike.setdefault((dense.dtype, dense.device), []).append(dense)
+        # Together: two hundred conversions of a number take longer than the norms of a small model.
+        return [torch.stack(torch._foreach_norm(group)).float().sum() for group in alike.values()]
+
+    def _clips_by_norm(self) -> bool:
+        """Whether the step begins with a norm of all gradients, from which NaN and infinity come out."""
+        given = self.clip_grad_kwargs or {}
+        return (
+            bool(given)
+            and self.clip_func is nn.utils.clip_grad_norm_
+            and super()._clip_grad.__func__ is OptimWrapper._clip_grad
+            and float(given.get('norm_type', 2)) >= 1
+            and not given.get('error_if_nonfinite')
+        )
+
+    def _clipped(self) -> list[Tensor]:
+        """Clip the gradients now, not in the step, so that their norm is found once; returns it."""
+        clip = self.clip_func
+
+        def keep(*args: Any, **kwargs: Any) -> None:
+            self._norm = clip(*args, **kwargs)  # returns None: nothing is logged before the verdict
+
+        self.clip_func = keep
+        try:
+            super()._clip_grad()
+        finally:
+            self.clip_func = clip
+        return [] if self._norm is None else [self._norm.float()]
+
+    def _clip_grad(self) -> None:
+        """As the base class, which logs the norm; what is clipped already stays."""
+        if self._norm is None:
+            super()._clip_grad()
+        else:
+            self.message_hub.update_scalar(f'train/{self.grad_name}', float(self._norm))
 
     vars()['step']._with_counter = True  # to schedulers: those that take part in it are counted
 
@@ -113,11 +159,3 @@ class WaitingStep(OptimWrapper):
             f'the gradient overflows in mixed precision, whatever the loss is scaled by: {scale:g} now, '
             f'and {self._overflows} steps in a row were left out'
         )
-
-
-def _norms(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The norm of each gradient."""
-    parameters = (p for group in optimizer.param_groups for p in group['params'])
-    gradients = [p.grad.detach() for p in parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return list(torch._foreach_norm(dense)) if dense else []

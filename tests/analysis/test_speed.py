@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from helpers.tool import run
 from paca_mm.analysis.speed import goals, results, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
 from paca_mm.analysis.speed.conditions import Conditions
 from paca_mm.analysis.speed.contestants import HOSTS, comparison, is_another_network, make
+from paca_mm.analysis.speed.exported import Exported
 from paca_mm.analysis.speed.peers import PEERS, peer
+from paca_mm.analysis.speed.profile import _of_file
 from paca_mm.analysis.speed.race import race
 from paca_mm.analysis.speed.steps import Setting
 from paca_mm.errors import UserError
@@ -301,6 +304,22 @@ def test_an_exported_contestant_gives_the_same_answer(variant):
     found = torch.from_numpy(make(f'rapidnet_ti+{variant}', SMALL).run()[0])
     close = 1e-4 if variant == 'onnx' else 0.1
     assert (found - expected).abs().max() < close * expected.abs().max()
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_the_profile_of_an_exported_contestant_counts_its_products():
+    for package in ('onnxruntime', 'onnx'):
+        pytest.importorskip(package, reason=f'{package} is not installed')
+    layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, groups=8, padding=1))
+    nodes = list(_of_file(Exported(layers.eval(), torch.randn(2, 3, 5, 7)), rounds=3))
+    kinds = [kind for kind, _, _ in nodes]
+    for kind in ('matrix products', 'GELU', 'depthwise convolutions'):
+        assert kinds.count(kind) == 3
+    assert sum(macs for _, _, macs in nodes) == 3 * (2 * 5 * 7) * 3 * 8
+    linear = Exported(nn.Linear(6, 4), torch.randn(5, 6))
+    assert [macs for kind, _, macs in _of_file(linear, 1) if kind == 'matrix products'] == [
+        5 * 6 * 4
+    ]
 
 
 @pytest.mark.parametrize(

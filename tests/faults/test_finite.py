@@ -24,6 +24,7 @@ from paca_mm.checkpoint.finite import not_finite
 from paca_mm.engine import waiting_step
 from paca_mm.engine.config import load_config
 from paca_mm.engine.finite import FiniteHook
+from paca_mm.engine.waiting_step import WaitingStep
 from paca_mm.errors import UserError
 
 
@@ -72,6 +73,9 @@ WRAPPERS = {
 }
 
 
+NO_ARGUMENTS = {}
+
+
 def samples(faults, batch=2):
     """Batches of a dataset, ``faults`` by the number of the batch."""
     numbers = torch.Generator().manual_seed(1)
@@ -93,11 +97,12 @@ def collate(found):
     }
 
 
-def train(folder, faults=None, leave_out=(), hook=None, wrapper=None, hooks=(), runs=6,
+def train(folder, faults=None, leave_out=(), hook=NO_ARGUMENTS, wrapper=None, hooks=(), runs=6,
           checkpoint='CheckpointHook', **more):  # fmt: skip
-    """Train a toy on six batches of two; returns the runner."""
+    """Train a toy on six batches of two, guarded unless ``hook`` is None; returns the runner."""
     data = samples(faults or {})
     data = [s for i, s in enumerate(data) if i // 2 not in leave_out]
+    guard = {} if hook is None else dict(finite=dict(type='paca_mm.FiniteHook', **hook))
     model = Toy()
     runner = Runner(
         model,
@@ -106,7 +111,7 @@ def train(folder, faults=None, leave_out=(), hook=None, wrapper=None, hooks=(), 
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=runs - len(leave_out)),
         optim_wrapper=wrapper(model) if callable(wrapper) else wrapper or WRAPPERS['adamw'],
         default_hooks=dict(
-            finite=dict(type='paca_mm.FiniteHook', **(hook or {})),
+            **guard,
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(interval=2, by_epoch=False, max_keep_ckpts=2, type=checkpoint),
         ),
@@ -156,6 +161,57 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, fault, wra
     expected = train(tmp_path / 'b', leave_out=[3], **options)
     assert_same(state_of(runner), state_of(expected))
     assert not not_finite(state_of(runner))
+
+
+@pytest.mark.parametrize(
+    ('clip', 'norm_is_clippings'),
+    [
+        (dict(max_norm=0.01), True),
+        (dict(max_norm=0.01, norm_type=1), True),
+        (dict(max_norm=0.01, error_if_nonfinite=True), False),  # would raise before the verdict
+        (dict(type='value', clip_value=0.001), False),
+        (None, False),
+    ],
+    ids=['norm', 'norm_1', 'raises', 'value', 'none'],
+)
+def test_a_guarded_step_is_that_of_mmengine(tmp_path, monkeypatch, clip, norm_is_clippings):
+    """Clipping finds the norm that is looked at, once; weights and the logged norm are mmengine's."""
+    looked = []
+    own = waiting_step.WaitingStep._norms
+    monkeypatch.setattr(
+        waiting_step.WaitingStep, '_norms', lambda self: looked.append(1) or own(self)
+    )
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), clip_grad=clip)
+    guarded, plain = (
+        train(tmp_path / name, hook=hook, wrapper=wrapper)
+        for name, hook in (('guarded', {}), ('plain', None))
+    )
+    assert len(looked) == (0 if norm_is_clippings else 6)
+    assert_same(state_of(guarded), state_of(plain))
+    if clip and 'max_norm' in clip:
+        one, other = (r.message_hub.get_scalar('train/grad_norm').data for r in (guarded, plain))
+        assert one[0].tolist() == other[0].tolist()
+        assert len(one[0]) == 6
+
+
+@pytest.mark.parametrize('place', ['dense', 'sparse'])
+def test_gradients_of_many_kinds_are_looked_at(place):
+    weights = [
+        nn.Embedding(3, 2, sparse=True).weight,
+        nn.Parameter(torch.ones(2, dtype=torch.float64)),
+        nn.Parameter(torch.ones(2, dtype=torch.bfloat16)),
+        nn.Parameter(torch.ones(1)),  # without a gradient
+    ]
+    wrapper = WaitingStep.install(OptimWrapper(torch.optim.SGD(weights, lr=0.1)))
+    for factor, is_finite in ((1.0, True), (math.nan, False), (math.inf, False)):
+        factors = (1.0, factor) if place == 'dense' else (factor, 1.0)
+        looked_up = nn.functional.embedding(torch.tensor([1]), weights[0], sparse=True)
+        (looked_up.sum() * factors[0]).backward()
+        (weights[1].sum() * factors[1] + weights[2].sum()).backward()
+        wrapper.step()
+        assert math.isfinite(wrapper.verdict) == is_finite
+        wrapper.leave_out()
+        wrapper.zero_grad()
 
 
 def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path, capfd):

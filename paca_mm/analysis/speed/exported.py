@@ -1,7 +1,9 @@
 """A contestant as an ONNX file, run by onnxruntime: whatever the model, exported in the same way."""
 
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from paca_mm.deploy.runtime import session_of
 from paca_mm.errors import UserError
 
 from .steps import Setting, map_sizes
+
+Shape = list[int]
+
+#: The first runs of a session, which are not like the others.
+WARM_UP = 2
 
 
 def onnx_step(
@@ -42,7 +49,7 @@ def onnx_step(
             'ends in operations of its host.'
         )
     from paca_mm.export.model import deploy
-    from paca_mm.export.onnx_file import exported, require_packages
+    from paca_mm.export.onnx_file import require_packages
 
     require_packages('torchscript')
     model.eval().requires_grad_(False)
@@ -56,19 +63,64 @@ def onnx_step(
                 model.in_channels, map_sizes(setting, len(model.in_channels)), strict=True
             )
         ]
-    graph = exported(_Single(model).eval(), inputs, ['out'], free=())
+    return Exported(model, inputs, quantise='int8' in chosen)
+
+
+class Exported:
+    """A model as an ONNX file of one size; called, it is run once.
+
+    Args:
+        model: In eval mode.
+        inputs: Images, or several maps.
+        quantise: By eight bits, dynamically.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Tensor | Sequence[Tensor], quantise: bool = False
+    ) -> None:
+        from paca_mm.export.onnx_file import exported
+
+        graph = exported(_Single(model).eval(), inputs, ['out'], free=())
+        with _file(graph.SerializeToString()) as file:
+            if quantise:
+                from paca_mm.export.int8 import dynamic
+
+                dynamic(file, file := file.with_name('int8.onnx'))
+            self._content = file.read_bytes()
+            self._session = session_of(file, torch.get_num_threads())
+        given = [inputs] if isinstance(inputs, Tensor) else inputs
+        names = [entry.name for entry in self._session.get_inputs()]
+        self._feed = {key: x.numpy() for key, x in zip(names, given, strict=True)}
+
+    def __call__(self) -> Any:
+        return self._session.run(None, self._feed)
+
+    def nodes(self, rounds: int) -> Iterator[tuple[str, float, list[Shape], Shape]]:
+        """What onnxruntime notes of so many runs: of every node its operation, milliseconds, the shapes
+        of what goes in (without constants that it has packed), and of what comes out first.
+        """
+        with _file(self._content) as file:
+            prefix = str(file.with_name('nodes'))
+            session = session_of(file, torch.get_num_threads(), profile=prefix)
+            for _ in range(rounds + WARM_UP):
+                session.run(None, self._feed)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = [e for e in events if 'output_type_shape' in e.get('args', {})]
+        for node in nodes[len(nodes) // (rounds + WARM_UP) * WARM_UP :]:
+            given, made = (
+                [shape for entry in node['args'][key] for shape in entry.values()]
+                for key in ('input_type_shape', 'output_type_shape')
+            )
+            yield node['args']['op_name'], node['dur'] / 1e3, given, made[0] if made else []
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    """A file of this content, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix='paca_mm_onnx_') as folder:
         file = Path(folder, 'model.onnx')
-        file.write_bytes(graph.SerializeToString())
-        if 'int8' in chosen:
-            from paca_mm.export.int8 import dynamic
-
-            dynamic(file, file := Path(folder, 'int8.onnx'))
-        session = session_of(file, torch.get_num_threads())
-    given = [inputs] if isinstance(inputs, Tensor) else inputs
-    names = [entry.name for entry in session.get_inputs()]
-    feed = {key: x.numpy() for key, x in zip(names, given, strict=True)}
-    return lambda: session.run(None, feed)
+        file.write_bytes(content)
+        yield file
 
 
 class _Single(nn.Module):

@@ -1,20 +1,23 @@
 """Where the time of a step goes, by kind of operation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
 import torch
+import torch.nn as nn
 
 from ..tables import columns
 from .clock import Spread, matmul, need, seconds_of
 from .contestants import make
+from .exported import Exported
 from .steps import Setting
 from .worker import alone
 
 _PRODUCTS = {'mm', 'addmm', 'addmm_', 'bmm', 'baddbmm'}
 _SUMS = {'add', 'add_', 'sum', 'copy_', 'fill_', 'mul', 'mul_', 'div', 'cat', 'constant_pad_nd'}
+_SUMS |= {'concat', 'pad', 'reorderinput', 'reorderoutput', 'slice', 'transpose'}  # onnxruntime's
 
 
 def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
@@ -27,32 +30,25 @@ def profile(name: str, setting: Setting, rounds: int, threads: int) -> str:
 def profile_here(name: str, setting: Setting, rounds: int, threads: int) -> str:
     """A table of the milliseconds that each kind of operation takes in a step of a contestant.
 
-    Beside the products stands what they would take at the rate of one large matrix product.
+    Beside the products stands what they would take at the rate of one large matrix product, by torch or,
+    for an exported contestant, by onnxruntime.
     """
     torch.set_num_threads(threads)
     device = torch.device(setting.device)
     contestant = make(name, setting)
-    multiply, macs = matmul(device, contestant.facts.setting.dtype)
+    run = contestant.run
+    multiply, macs = (
+        _product() if isinstance(run, Exported) else matmul(device, contestant.facts.setting.dtype)
+    )
     for _ in range(2):
-        contestant.run()
+        run()
         multiply()
     rate = macs / Spread.of([seconds_of(multiply, device) for _ in range(rounds)]).median
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == 'cuda':
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, record_shapes=True) as record:
-        for _ in range(rounds):
-            contestant.run()
     spent: dict[str, float] = {}
     needed: dict[str, float] = {}
-    for event in record.events():
-        if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel, whose time its operation has already
-        time = event.self_cpu_time_total
-        if device.type == 'cuda':  # torch 2.1 calls it otherwise
-            time = getattr(event, 'self_device_time_total', None) or event.self_cuda_time_total
-        kind, macs = _kind(event.name, event.input_shapes or [])
-        spent[kind] = spent.get(kind, 0) + time / rounds / 1e3
+    took = _of_file(run, rounds) if isinstance(run, Exported) else _of_torch(run, device, rounds)
+    for kind, ms, macs in took:
+        spent[kind] = spent.get(kind, 0) + ms / rounds
         needed[kind] = needed.get(kind, 0) + macs / rate / rounds * 1e3
     total = sum(spent.values())
     lines = [[f'{name}, {setting.mode}, batch {setting.batch}', 'ms', 'share', 'ms as one product']]
@@ -60,6 +56,45 @@ def profile_here(name: str, setting: Setting, rounds: int, threads: int) -> str:
         ideal = f'{needed[kind]:.1f}' if needed[kind] else '-'
         lines.append([kind, f'{ms:.1f}', f'{ms / total:.1%}', ideal])
     return columns([*lines, ['total', f'{total:.1f}', '100.0%', f'{sum(needed.values()):.1f}']])
+
+
+def _of_torch(
+    run: Callable[[], Any], device: torch.device, rounds: int
+) -> Iterator[tuple[str, float, int]]:
+    """Kind, milliseconds and multiply-accumulates of every operation of so many steps."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == 'cuda':
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=True) as record:
+        for _ in range(rounds):
+            run()
+    for event in record.events():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel, whose time its operation has already
+        time = event.self_cpu_time_total
+        if device.type == 'cuda':  # torch 2.1 calls it otherwise
+            time = getattr(event, 'self_device_time_total', None) or event.self_cuda_time_total
+        kind, macs = _kind(event.name, event.input_shapes or [])
+        yield kind, time / 1e3, macs
+
+
+def _of_file(run: Exported, rounds: int) -> Iterator[tuple[str, float, int]]:
+    """The same of an exported contestant: of every node, as onnxruntime notes it."""
+    for op, ms, shapes, out in run.nodes(rounds):
+        if op.endswith(('MatMul', 'Gemm')):
+            yield 'matrix products', ms, prod(out) * shapes[0][-1]
+        elif op.endswith('Conv'):
+            kind, macs = _convolution('mkldnn_convolution', [s for s in shapes if len(s) == 4])
+            yield kind, ms, macs
+        else:
+            yield _kind(op.lower(), [])[0], ms, 0
+
+
+def _product() -> tuple[Callable[[], object], int]:
+    """A large matrix product by onnxruntime, and its multiply-accumulates."""
+    side = 2048
+    layer = nn.Linear(side, side, bias=False).requires_grad_(False)
+    return Exported(layer, torch.randn(side, side)), side**3
 
 
 def _kind(name: str, shapes: Sequence[Any]) -> tuple[str, int]:
