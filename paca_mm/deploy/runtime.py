@@ -41,7 +41,7 @@ def session_of(file: str | os.PathLike, threads: int | None = None, profile: str
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well
-    # Threads that went on looking for work between two runs would take the cores of whoever computes then.
+    # Threads that looked for work between two runs would take the cores of whoever computes then.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     if profile:
         options.enable_profiling = True

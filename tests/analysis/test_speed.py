@@ -310,12 +310,13 @@ def test_an_exported_contestant_gives_the_same_answer(variant):
 def test_the_profile_of_an_exported_contestant_counts_its_products():
     for package in ('onnxruntime', 'onnx'):
         pytest.importorskip(package, reason=f'{package} is not installed')
-    layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, groups=8, padding=1))
+    depthwise = nn.Conv2d(16, 16, 3, groups=16, padding=1)
+    layers = nn.Sequential(nn.Conv2d(3, 16, 1), nn.GELU(), depthwise)
     nodes = list(_of_file(Exported(layers.eval(), torch.randn(2, 3, 5, 7)), rounds=3))
     kinds = [kind for kind, _, _ in nodes]
     for kind in ('matrix products', 'GELU', 'depthwise convolutions'):
         assert kinds.count(kind) == 3
-    assert sum(macs for _, _, macs in nodes) == 3 * (2 * 5 * 7) * 3 * 8
+    assert sum(macs for _, _, macs in nodes) == 3 * (2 * 5 * 7) * 3 * 16
     linear = Exported(nn.Linear(6, 4), torch.randn(5, 6))
     assert [macs for kind, _, macs in _of_file(linear, 1) if kind == 'matrix products'] == [
         5 * 6 * 4
