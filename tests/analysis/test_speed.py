@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.tool import run
+from helpers.tool import run, start_server
 from paca_mm.analysis.speed import goals, results, worker
 from paca_mm.analysis.speed.clock import Spread, ratios
 from paca_mm.analysis.speed.conditions import Conditions
@@ -24,6 +24,12 @@ from paca_mm.errors import UserError
 from paca_mm.families import families, row_named
 
 SMALL = Setting(batch=2, height=64, width=64)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _server():
+    """The first to start the server decides what it imports: let it be what jobs of later files need."""
+    start_server()
 
 
 def test_medians_and_ratios_round_by_round():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -59,6 +59,26 @@ def run(name, *argv):
     return 0
 
 
+#: What takes seconds to import and processes of tests need. The hosts' packages import next to nothing
+#: by themselves: it is their models and datasets that take long. What is absent is left out.
+PRELOADED = [
+    'torch',
+    'paca_mm.analysis.speed.preload',
+    'paca_mm.engine.launch',
+    *('mmdet.models', 'mmdet.datasets', 'mmseg.models', 'mmseg.datasets'),
+    'yapf',
+]
+
+
+def start_server():
+    """Start the server that processes are forked from, or see that it runs.
+
+    A process has one such server, which imports what the first that starts it asks for.
+    """
+    forkserver.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
 def job(processes, script, *argv, cwd, patience=0):
     """Run a script as the processes of one distributed job; returns what ``subprocess.run`` does.
 
@@ -67,8 +87,8 @@ def job(processes, script, *argv, cwd, patience=0):
     They get what torchrun gives them. They come from a server that has imported torch and the hosts
     once: a fresh interpreter in each of them would take longer than most of these runs.
     """
+    start_server()
     server = multiprocessing.get_context('forkserver')
-    server.set_forkserver_preload(['torch', *filter(find_spec, ('mmdet', 'mmseg', 'yapf'))])
     store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)  # keeps its port
     with tempfile.TemporaryDirectory() as folder:
         workers = []
