@@ -9,6 +9,7 @@ once. A user's mistake ends in one message and exit code 2.
 import argparse
 import functools
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from paca_mm import __version__
 from paca_mm.errors import UserError, did_you_mean
 from paca_mm.files import writing
 from paca_mm.paths import COMMANDS, command_line
+
+#: What a command may lack in an environment that is for exported files alone.
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'numpy', 'cv2', 'PIL', 'matplotlib', 'rich')
 
 
 def command(main: Callable[..., Any]) -> Callable[..., None]:
@@ -109,7 +113,17 @@ def run_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return module.run(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args)
+    except ModuleNotFoundError as e:
+        package = (e.name or '').partition('.')[0]
+        if package not in PACKAGES or importlib.util.find_spec(package):
+            raise
+        raise UserError(
+            f'{prog} needs the package {package!r}, which is not installed.\n'
+            f'  to fix it: {command_line("doctor")} says what this environment lacks.'
+        ) from e
 
 
 @command

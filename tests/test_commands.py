@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,33 @@ def code_of(*words):
     except SystemExit as e:
         return e.code or 0
     return 0
+
+
+@pytest.mark.parametrize(
+    'words', [['train', 'x.py'], ['export', 'x.py'], ['clusters', 'a', 'x.py']]
+)
+def test_an_environment_without_the_packages_is_explained(words):
+    """In a process that sees the standard library and this package, and no other."""
+    root = str(Path(paths.__file__).parents[1])
+    code = (
+        f'import sys; sys.path.insert(0, {root!r}); from paca_mm.cli import main; main({words!r})'
+    )
+    command = [sys.executable, '-S', '-c', code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    said = (
+        rf"error: .* {words[0]} needs the package '\w+', which is not installed.*doctor(\.py)? says"
+    )
+    assert re.search(said, done.stderr, re.DOTALL), done.stderr
+
+
+def test_a_module_of_ours_that_is_missing_is_no_mistake_of_the_users(monkeypatch):
+    def run(args):
+        raise ModuleNotFoundError("No module named 'paca_mm.lost'", name='paca_mm.lost')
+
+    monkeypatch.setattr(module_of('doctor'), 'run', run)
+    with pytest.raises(ModuleNotFoundError):
+        main(['doctor'])
 
 
 def test_every_help_has_an_example_and_imports_nothing_heavy():

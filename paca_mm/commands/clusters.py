@@ -11,15 +11,12 @@ import sys
 
 from paca_mm.errors import UserError
 
-from .options import add_cfg_options, parsed
+from .options import add_cfg_options, parsed, split
 
 EXAMPLES = [
     'street.jpg configs/det/mask_rcnn_paca.py CHECKPOINT --out looked_at',
     'street.jpg configs/det/mask_rcnn_paca.py --at 0.25 0.7',
 ]
-
-#: What the names of configs and of checkpoints end in.
-CONFIGS, CHECKPOINTS = ('.py', '.yml', '.yaml', '.json'), ('.pth', '.pt', '.safetensors', '.ckpt')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,26 +76,3 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-def split(words: list[str]) -> tuple[list[str], str, str | None]:
-    """Images, config and checkpoint of a line that has them in this order.
-
-    The config is the last word that ends as configs do; without one, the last word, or the one before a
-    checkpoint.
-
-    Raises:
-        UserError: There is no image before the config, or too much behind it.
-    """
-    last = len(words) - 1
-    places = [i for i, word in enumerate(words) if word.lower().endswith(CONFIGS)]
-    at = places[-1] if places else last - words[-1].lower().endswith(CHECKPOINTS)
-    images, behind = words[: max(at, 0)], words[at + 1 :]
-    order = '  to fix it: IMAGE... CONFIG [CHECKPOINT], in this order.'
-    if not images:
-        raise UserError(f'there is no image before the config ({words[max(at, 0)]}).\n{order}')
-    if early := [word for word in images if word.lower().endswith(CHECKPOINTS)]:
-        raise UserError(f'the checkpoint {early[0]} is before the config {words[at]}.\n{order}')
-    if len(behind) > 1:
-        raise UserError(f'behind the config {words[at]} are {" and ".join(behind)}.\n{order}')
-    return images, words[at], behind[0] if behind else None

@@ -10,6 +10,8 @@ from typing import Any
 
 from paca_mm.errors import UserError
 
+from .options import CHECKPOINTS, CONFIGS, split
+
 EXAMPLES = [
     'street.jpg configs/det/mask_rcnn_paca.py CHECKPOINT --out predicted',
     'street.jpg --onnx FILE --out predicted',
@@ -17,9 +19,16 @@ EXAMPLES = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('input', help='an image, a folder, or a quoted glob')
-    parser.add_argument('config', nargs='?', help='the config that the checkpoint was trained with')
-    parser.add_argument('checkpoint', nargs='?', help='a .pth or .safetensors file')
+    parser.usage = (
+        '%(prog)s IMAGE... CONFIG CHECKPOINT [options]\n       %(prog)s IMAGE... --onnx FILE'
+    )
+    parser.add_argument(
+        'words',
+        nargs='+',
+        metavar='IMAGE... CONFIG CHECKPOINT',
+        help='images, folders or quoted globs; the config that the checkpoint was trained with; the '
+        'checkpoint, a .pth or .safetensors file',
+    )
     parser.add_argument(
         '--onnx', metavar='FILE', help='in place of both: a file of paca-mm export, without torch'
     )
@@ -36,17 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.onnx:
         return _run_exported(args)
-    if not args.checkpoint:
+    words, config, checkpoint = split(args.words) if len(args.words) > 2 else ([], '', None)
+    if checkpoint is None:
         raise UserError(
-            'name the config and the checkpoint behind the image, or an exported file: --onnx FILE.'
+            'name the config and the checkpoint behind the images, or an exported file: --onnx FILE.'
         )
     from paca_mm.datasets.images import find_images
     from paca_mm.engine.config import load_config
     from paca_mm.engine.predict import Predictor, predict_all
 
-    images = find_images(args.input)
-    cfg = load_config(args.config, shapes=args.shapes)
-    predictor = Predictor(cfg, args.checkpoint, args.device)
+    images = [image for word in words for image in find_images(word)]
+    cfg = load_config(config, shapes=args.shapes)
+    predictor = Predictor(cfg, checkpoint, args.device)
     records = predict_all(
         predictor, images, args.out, 0.3 if args.score_thr is None else args.score_thr
     )
@@ -54,14 +64,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_exported(args: argparse.Namespace) -> int:
-    given = {'config': args.config, 'checkpoint': args.checkpoint, '--device': args.device,
-             '--shapes': args.shapes, '--score-thr': args.score_thr is not None}  # fmt: skip
+    given = {'--device': args.device, '--shapes': args.shapes,
+             '--score-thr': args.score_thr is not None}  # fmt: skip
+    for word in args.words:
+        given |= {f'config ({word})': word.lower().endswith(CONFIGS)}
+        given |= {f'checkpoint ({word})': word.lower().endswith(CHECKPOINTS)}
     if no := next((name for name, value in given.items() if value), None):
         raise UserError(f'--onnx needs no {no}: the file says all of it. Leave it out.')
     from paca_mm.deploy.predict import can_draw, find_images, predict_all
     from paca_mm.deploy.runtime import load
 
-    images = find_images(args.input)
+    images = [image for word in args.words for image in find_images(word)]
     drawing = can_draw()
     records = predict_all(load(args.onnx), images, args.out, drawing)
     what = 'drawn images and predictions.json' if drawing else 'predictions.json (no drawings)'

@@ -6,6 +6,9 @@ from typing import Any
 
 from paca_mm.errors import UserError
 
+#: What the names of configs and of checkpoints end in.
+CONFIGS, CHECKPOINTS = ('.py', '.yml', '.yaml', '.json'), ('.pth', '.pt', '.safetensors', '.ckpt')
+
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """``--cfg-options KEY=VALUE ...``, kept as words; :func:`cfg_options` parses them."""
@@ -101,3 +104,26 @@ def parsed(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(
         **{**vars(args), 'cfg_options': cfg_options(words), 'typed_options': words}
     )
+
+
+def split(words: list[str]) -> tuple[list[str], str, str | None]:
+    """Images, config and checkpoint of a line that has them in this order.
+
+    The config is the first word that ends as configs do; without one, the last word, or the one before a
+    checkpoint.
+
+    Raises:
+        UserError: There is no image before the config, or too much behind it.
+    """
+    last = len(words) - 1
+    places = [i for i, word in enumerate(words) if word.lower().endswith(CONFIGS)]
+    at = places[0] if places else last - words[-1].lower().endswith(CHECKPOINTS)
+    images, behind = words[: max(at, 0)], words[at + 1 :]
+    order = '  to fix it: IMAGE... CONFIG [CHECKPOINT], in this order.'
+    if not images:
+        raise UserError(f'there is no image before the config ({words[max(at, 0)]}).\n{order}')
+    if early := [word for word in images if word.lower().endswith(CHECKPOINTS)]:
+        raise UserError(f'the checkpoint {early[0]} is before the config {words[at]}.\n{order}')
+    if len(behind) > 1:
+        raise UserError(f'behind the config {words[at]} are {" and ".join(behind)}.\n{order}')
+    return images, words[at], behind[0] if behind else None

@@ -23,7 +23,7 @@ from paca_mm.analysis.clusters.command import Explorer
 from paca_mm.analysis.clusters.page import PER_IMAGE, page
 from paca_mm.analysis.clusters.seen import MOST_CELLS, Seen, View, _view, as_pixels
 from paca_mm.analysis.clusters.showcase import showcase
-from paca_mm.commands.clusters import split
+from paca_mm.commands.options import split
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
 from paca_mm.errors import UserError

@@ -41,6 +41,18 @@ def images(tmp_path):
     return folder
 
 
+def test_several_images_and_folders_in_one_line(bare, images, tmp_path):
+    """As a shell makes of a glob without quotes."""
+    single = tmp_path / 'single.png'
+    Image.fromarray(textured(64, 64)).save(single)
+    out = tmp_path / 'out'
+    assert run('infer', single, images, CONFIGS['cls'], bare('cls'), '--out', out) == 0
+    records = json.loads((out / 'predictions.json').read_text())
+    assert [record['picture'] for record in records] == [
+        str(file) for file in (single, images / '0.png', images / '1.png')
+    ]
+
+
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.slow
 def test_images_are_drawn_with_classes_of_ones_own_and_no_palette(task, bare, images, tmp_path):

@@ -138,7 +138,8 @@ def test_the_runtime_predicts_as_infer_without_torch(task, here, tmp_path):
                         raise ImportError(name + ' is absent')
             sys.meta_path.insert(0, Absent())
             from paca_mm.cli import main
-            main(['infer', 'images', '--onnx', {str(file)!r}, '--out', {str(out)!r}])
+            main(['infer', 'images/0.png', 'images/1.png', '--onnx', {str(file)!r},
+                  '--out', {str(out)!r}])
             print([name for name in {absent!r} if name in sys.modules])
         """
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
