@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -211,3 +211,18 @@ def _cannot_write(
     )
     said.errno = getattr(error, 'errno', None)
     return said
+
+
+def distinct_stems(files: Sequence[str | os.PathLike]) -> list[str]:
+    """Names without folder and ending, by which files can be told apart.
+
+    Where two have the same, the later one has its folder before it, as images in folders of their
+    classes: ``000001``, ``cat_000001``.
+    """
+    names: list[str] = []
+    for file in map(Path, files):
+        name = file.stem if file.stem not in names else f'{file.parent.name}_{file.stem}'.strip('_')
+        while name in names:  # a.png and a.jpg of the same folder
+            name += '_'
+        names.append(name)
+    return names

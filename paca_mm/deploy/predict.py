@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paca_mm.errors import UserError, some_of
-from paca_mm.files import make_folder, replacing
+from paca_mm.files import distinct_stems, make_folder, replacing
 from paca_mm.type_names import type_name
 
 from .images import has
@@ -100,14 +100,7 @@ def drawings_of(images: list[str], out: Path) -> list[str]:
     Raises:
         UserError: A drawing would take the place of an image.
     """
-    files: list[str] = []
-    names: set[str] = set()
-    for image in images:
-        name = Path(image).stem
-        while name in names:  # a.png and a.jpg, or the same name in two folders of a glob
-            name += '_'
-        names.add(name)
-        files.append(str(out / f'{name}.png'))
+    files = [str(out / f'{name}.png') for name in distinct_stems(images)]
     own = {os.path.realpath(image) for image in images}
     if lost := [file for file in files if os.path.realpath(file) in own]:
         raise UserError(

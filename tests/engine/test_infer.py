@@ -12,6 +12,7 @@ from helpers.tool import run
 from paca_mm.analysis.build import build
 from paca_mm.engine.config import load_config
 from paca_mm.engine.tasks import TASKS
+from paca_mm.files import distinct_stems
 from paca_mm.paths import assets_root
 
 CONFIGS = {name: str(assets_root() / task.shapes_config) for name, task in TASKS.items()}
@@ -51,6 +52,11 @@ def test_several_images_and_folders_in_one_line(bare, images, tmp_path):
     assert [record['picture'] for record in records] == [
         str(file) for file in (single, images / '0.png', images / '1.png')
     ]
+
+
+def test_files_of_one_name_are_told_apart():
+    files = ['cat/1.png', 'dog/1.png', 'dog/1.jpg', '2.png', '2.jpg', 'x/dog/1.bmp']
+    assert distinct_stems(files) == ['1', 'dog_1', 'dog_1_', '2', '2_', 'dog_1__']
 
 
 @pytest.mark.parametrize('task', TASKS)

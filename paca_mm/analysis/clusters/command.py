@@ -18,11 +18,11 @@ from paca_mm.engine.config import load_config
 from paca_mm.engine.predict import BrokenImage, Predictor
 from paca_mm.engine.walk import leave_weights_out
 from paca_mm.errors import UserError
-from paca_mm.files import make_folder, replacing
+from paca_mm.files import distinct_stems, make_folder, replacing
 
 from . import sheets
 from .page import page
-from .seen import Seen, image_name, resized, see
+from .seen import Seen, resized, see
 
 
 class Explorer:
@@ -53,14 +53,15 @@ class Explorer:
         self._labelled = self.predictor.task.labelled(cfg)
         self._known: dict[str, Callable[[], NDArray]] = {}  # those that were passed by on the way
 
-    def see(self, image: str) -> Seen:
-        """Look at an image file.
+    def see(self, image: str, name: str = '') -> Seen:
+        """Look at an image file, called by its own name or another.
 
         Raises:
             BrokenImage: It cannot be read.
         """
         predictor = self.predictor
-        seen = see(predictor.model, predictor.load(image), image_name(image), predictor.look)
+        name = name or Path(image).stem
+        seen = see(predictor.model, predictor.load(image), name, predictor.look)
         if seen.classes is None:
             return seen
         truth = self._truth(os.path.realpath(image))
@@ -85,14 +86,13 @@ def explore(args: argparse.Namespace) -> list[str]:
     make_folder(out, '--out')
     taken: list[Seen] = []
     broken: list[str] = []
-    for number, file in enumerate(files, start=1):
+    for number, (file, name) in enumerate(zip(files, distinct_stems(files), strict=True), start=1):
         try:
-            seen = explorer.see(file)
+            seen = explorer.see(file, name)
         except BrokenImage as e:
             broken.append(str(e))
             print(f'[{number}/{len(files)}] {e}', flush=True)
             continue
-        seen = replace(seen, name=_free(seen.name, taken))
         write_sheets(seen, out, explorer.weights, tuple(args.at), args.top, block)
         taken.append(seen)
         print(f'[{number}/{len(files)}] {file}: {describe(seen, block)}', flush=True)
@@ -119,13 +119,6 @@ def _block(backbone: Any, number: int | None) -> int:
             f'--block {number}: no stage has so many; the stages have {tuple(backbone.depths)} blocks.'
         )
     return number - 1
-
-
-def _free(name: str, taken: list[Seen]) -> str:
-    """A name that no sheet has yet: two folders may have an image of one name."""
-    while any(seen.name == name for seen in taken):
-        name += '_'
-    return name
 
 
 def write_sheets(

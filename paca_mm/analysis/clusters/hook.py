@@ -1,6 +1,5 @@
 """The clusters of a model while it trains."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from paca_mm.analysis.cluster_maps import clustering_backbone
 from paca_mm.checkpoint.load import unwrapped
 from paca_mm.engine.drawing import Look
 from paca_mm.errors import UserError
+from paca_mm.files import distinct_stems
 from paca_mm.registry import HOOKS
 
 
@@ -92,15 +92,18 @@ class ClusterVisualizationHook(Hook):
     def draw(self, runner: Any, step: int) -> None:
         """Draw every image with the weights of now, after so many iterations."""
         from . import sheets
-        from .seen import image_name, see
+        from .seen import see
 
         model = unwrapped(runner.model)
         look = Look.of(getattr(runner.val_dataloader.dataset, 'metainfo', None) or {})
         was_training = model.training
         model.eval()
         try:
-            for i, sample in enumerate(self._samples):
-                name = image_name(getattr(sample['data_samples'], 'img_path', None) or str(i))
+            files = [
+                getattr(sample['data_samples'], 'img_path', None) or str(i)
+                for i, sample in enumerate(self._samples)
+            ]
+            for sample, name in zip(self._samples, distinct_stems(files), strict=True):
                 with torch.no_grad():
                     seen = see(model, sample, name, look)
                 weights = f'after {step} iterations'
@@ -109,6 +112,6 @@ class ClusterVisualizationHook(Hook):
                     figures['classes'] = sheets.class_sheet(seen, weights)
                 for kind, figure in figures.items():
                     pixels = sheets.pixels_of(figure, self.dpi)
-                    runner.visualizer.add_image(f'{kind}_{Path(name).name}', pixels, step)
+                    runner.visualizer.add_image(f'{kind}_{name}', pixels, step)
         finally:
             model.train(was_training)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,8 +235,3 @@ def resized(labels: NDArray, size: Sequence[int]) -> NDArray:
 def _labels(field: Any, size: Sequence[int]) -> NDArray:
     """A host's map of labels, (1, h, w)."""
     return resized(field.data[0].cpu().numpy(), size)
-
-
-def image_name(path: str) -> str:
-    """What files and titles call an image: its name without folder and ending."""
-    return Path(path).stem
