@@ -23,7 +23,8 @@ class Meta:
         output: ``'logits'``, ``'labels'`` or ``'maps'``.
         version: Of the package that wrote it.
         config: The name of the config.
-        row: The published row of the backbone, ``'paca_small'`` say; ``''`` for none.
+        row: The published row that the backbone's weights look like, ``'paca_small'`` say; several are
+            joined by ``or``, and it is ``''`` for none.
         checkpoint: The file that the weights came from; ``''`` for random ones.
         classes: Names, in the order of the labels.
         palette: Colours, RGB from 0 to 255.

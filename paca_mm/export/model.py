@@ -19,6 +19,8 @@ from torch import Tensor
 from paca_mm import __version__
 from paca_mm.analysis.build import build
 from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.checkpoint.load import below
+from paca_mm.checkpoint.rename import find_layout
 from paca_mm.deploy.images import lacking
 from paca_mm.deploy.meta import Meta
 from paca_mm.engine.drawing import Look
@@ -26,7 +28,7 @@ from paca_mm.engine.predict import dataset_meta, image_pipeline
 from paca_mm.engine.tasks import task_for
 from paca_mm.environment import require
 from paca_mm.errors import UserError
-from paca_mm.families import families, family_of
+from paca_mm.families import families
 from paca_mm.models.common.deploy import model_channels
 
 #: What ``--part`` may name, and what ``--output``.
@@ -178,7 +180,7 @@ def leaving(
         output=output,
         version=__version__,
         config=name,
-        row=row_of(cfg.model.get('backbone') or {}),
+        row=row_of(model),
         checkpoint=Path(checkpoint).name if checkpoint else '',
         classes=list(look.classes),
         palette=[list(colour) for colour in look.palette],
@@ -308,25 +310,19 @@ def _part_of(model: Any, task: str, part: str | None) -> str:
     return part
 
 
-def row_of(backbone: Mapping[str, Any]) -> str:
-    """The full name of the published row that a backbone's settings make, or ``''``."""
-    family = family_of(backbone.get('type')) if backbone else None
-    if family is None:
+def row_of(model: nn.Module) -> str:
+    """The full name of the published row that the weights of a model look like, ``'paca_small'`` say.
+
+    Where several rows have such weights it is all of them, ``'paca_small or paca_small_c2'``; ``''`` for
+    other sizes and for models of no family.
+    """
+    state = model.state_dict()
+    layout, prefix = find_layout(state) or (None, '')
+    if layout is None:
         return ''
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    passing = {'type', 'init_cfg', 'pretrained', 'drop_path_rate', 'out_indices', 'with_cp',
-               'frozen_stages', 'norm_eval', 'norm_cfg', 'out_type', 'img_size', 'deploy',
-               'pad_to_patch'}  # fmt: skip
-    given = {key: plain(value) for key, value in backbone.items() if key not in passing}
-    for row, entry in family.rows.items():
-        if given == {k: plain(v) for k, v in entry.backbone.items() if k not in passing}:
-            return family.prefix + row
-    return ''
+    family = next(family for family in families().values() if family.layout is layout)
+    rows = layout.rows(layout.settings(below(state, prefix)))
+    return ' or '.join(family.prefix + row for row in rows)
 
 
 def _note_images(meta: Meta, model: Any, pipeline: Sequence[Mapping[str, Any]] | None) -> None:

@@ -16,6 +16,7 @@ from helpers.tool import run
 from paca_mm.analysis.build import build
 from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
+from paca_mm.families import families, load_member
 
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
@@ -216,11 +217,26 @@ def test_parts_leave_as_maps(part, here, tmp_path, capsys):
         model(np.zeros((64, 64, 3), np.uint8))
 
 
-def test_a_row_is_known_by_its_settings():
-    backbone = load_config('configs/cls/paca_tiny_in1k.py').model.backbone
-    assert row_of(backbone) == 'paca_tiny'
-    assert row_of({**backbone, 'num_clusters': (5, 5, 5, 0)}) == ''
-    assert row_of(dict(type='ResNet', depth=50)) == ''
+@pytest.mark.parametrize('name', [name for name, family in families().items() if family.layout])
+def test_every_row_of_every_family_is_known_by_its_weights(name):
+    pytest.importorskip('mmpretrain')
+    family = families()[name]
+    for row in family.rows:
+        cfg = load_config(family.catalogue.config('cls', row))
+        with torch.device('cpu' if name == 'attentive_norm' else 'meta'):  # shapes without memory
+            model = build(cfg)
+        assert row_of(model) == family.prefix + row
+
+
+def test_rows_of_the_same_weights_are_all_named_and_other_sizes_are_not():
+    def row(**settings):
+        with torch.device('meta'):
+            return row_of(load_member('PaCaViT')(**settings))
+
+    of_ade = 'paca_small or paca_small_c2 or paca_small_c49'
+    assert row(arch='small', num_clusters=(200, 200, 200, 0)) == of_ade
+    assert row(arch='small', num_clusters=(5, 5, 5, 0)) == ''
+    assert row_of(torch.nn.Conv2d(3, 2, 1)) == ''
 
 
 @pytest.mark.slow
