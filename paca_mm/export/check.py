@@ -17,6 +17,12 @@ from .model import Leaving
 TOLERANCE = 1e-4
 
 
+class NotTheModel(RuntimeError):
+    """A file gives something else than the model it was made of: a fault of ours, and no mistake of a
+    user. Command lines show where it was found, and end with code 1.
+    """
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far apart file and model are on images of one size.
@@ -76,7 +82,9 @@ def compare(
         How far apart they are.
 
     Raises:
-        UserError: Further than the tolerance, or the file cannot be run at a size.
+        NotTheModel: They are further apart than the tolerance.
+        UserError: The file cannot be run at a size, or returns another shape there, so that the model
+            may be bound to a size; or the model itself returns values that are not finite.
     """
     generator = torch.Generator().manual_seed(0)
     channels = model_channels(model.reference.model)
@@ -87,6 +95,11 @@ def compare(
         with torch.no_grad():
             expected = model.reference(x)
         where = f'{batch} x {height}x{width}'
+        if not all(t.isfinite().all() for t in expected):
+            raise UserError(
+                f'the model returns values that are not finite on random images ({where}), so that no '
+                'file can be compared with it.\n  to fix it: another checkpoint.'
+            )
         try:
             found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         except Exception as e:
@@ -107,9 +120,11 @@ def compare(
                 largest, scale = off, most
         result = Agreement((batch, height, width), largest, scale)
         if not result.share <= tolerance:  # NaN too
-            raise UserError(
-                f'the exported file is not the model: {result}, and {tolerance:g} is allowed.\n'
-                '  to fix it: --plain exports the layers as they are written; if that fails too, '
+            raise NotTheModel(
+                f'the exported file is not the model: {result}, and {tolerance:g} is allowed, so there '
+                'is no file.\n  This is a fault of paca_mm: please report it, with the command and '
+                'the output of paca-mm doctor.\n'
+                '  Until then: --plain exports the layers as they are written; if that fails too, '
                 '--fixed with --size H W, or the other --exporter.'
             )
         yield result

@@ -69,6 +69,7 @@ def write(
     """Write a model's file and compare it with the model; a file that differs is removed.
 
     Raises:
+        NotTheModel: The file gives something else than the model.
         UserError: See :func:`.onnx_file.exported`, :func:`.onnx_file.save`, :func:`.check.compare`.
     """
     path = Path(file)

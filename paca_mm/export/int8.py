@@ -122,6 +122,7 @@ def quantise(
 
     Raises:
         UserError: The task's metric drops by more than ``args.max_drop``; there is no int8 file then.
+        NotTheModel: See :func:`.command.write`.
     """
     from .command import write
 
