@@ -19,7 +19,7 @@ class Meta:
     """The facts of an exported file.
 
     Attributes:
-        task: ``'cls'``, ``'seg'`` or ``'det'``; of a backbone that of its config.
+        task: ``'cls'``, ``'seg'`` or ``'det'``; of a backbone that of its config, ``''`` without one.
         output: ``'logits'``, ``'labels'`` or ``'maps'``.
         version: Of the package that wrote it.
         config: The name of the config.
@@ -33,7 +33,7 @@ class Meta:
         channels: The order of the input's channels, ``'rgb'`` or ``'bgr'``; RGB where the file
             normalises.
         normalises: Whether the input is pixels from 0 to 255, and the file normalises them.
-        opset: Of the file's operators.
+        opset: Of the file's operators; 0 where they are torch's.
         size: Height and width that the file is bound to; None for any.
         multiple: Of which height and width must be multiples.
         pipeline: How an image file becomes the input, as steps of the config; None if the runtime lacks
@@ -46,7 +46,7 @@ class Meta:
         threshold: Of a segmentor with one logit.
         probabilities: Whether the softmax of the logits is what the host predicts.
         form: How the graph was written, ``'fast'`` or ``'plain'``.
-        exporter: ``'torchscript'`` or ``'dynamo'``.
+        exporter: ``'torchscript'`` or ``'dynamo'``; ``'torch.export'`` of a ``.pt2`` file.
         int8: ``''``, ``'dynamic'`` or ``'static'``.
         notes: What else is to be known.
     """

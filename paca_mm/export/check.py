@@ -1,6 +1,6 @@
 """A file beside the model that it was made of: the same images, the largest difference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,9 @@ def sizes_for(model: Leaving, first: Sequence[int] | None = None) -> list[tuple[
     if model.meta.size:
         height, width = model.meta.size
         return [(batch, height, width) for batch in (1, 2, 3)]
-    step = model.step()
+    step = model.meta.multiple
     if step > 1:
+        step *= -(-17 // step)  # twice of it is above 32 pixels
         sizes = [(1, 4, 4), (2, 3, 5), (3, 2, 3)]
         found = [(b, h * step, w * step) for b, h, w in sizes]
     else:
@@ -66,7 +67,7 @@ def sizes_for(model: Leaving, first: Sequence[int] | None = None) -> list[tuple[
 
 def compare(
     model: Leaving,
-    session: Any,
+    run: Callable[[Tensor], Sequence[Any]],
     shapes: Sequence[tuple[int, int, int]],
     tolerance: float = TOLERANCE,
 ) -> Iterator[Agreement]:
@@ -74,7 +75,7 @@ def compare(
 
     Args:
         model: What was exported.
-        session: Of onnxruntime.
+        run: Runs the file: images (B, C, H, W) -> its outputs, arrays of numpy.
         shapes: Batch, height and width.
         tolerance: As a share of the largest value.
 
@@ -101,7 +102,7 @@ def compare(
                 'file can be compared with it.\n  to fix it: another checkpoint.'
             )
         try:
-            found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            found = run(x)
         except Exception as e:
             raise UserError(
                 f'the exported file cannot be run on {where}: {str(e).splitlines()[0]}\n'
@@ -125,7 +126,7 @@ def compare(
                 'is no file.\n  This is a fault of paca_mm: please report it, with the command and '
                 'the output of paca-mm doctor.\n'
                 '  Until then: --plain exports the layers as they are written; if that fails too, '
-                '--fixed with --size H W, or the other --exporter.'
+                '--fixed with --size H W, or another --exporter or --format.'
             )
         yield result
 

@@ -59,18 +59,14 @@ class Leaving:
     meta: Meta
     names: list[str]
 
-    def step(self) -> int:
-        """What the sides of an image must be multiples of."""
-        return self.meta.multiple
-
 
 class Part(nn.Module):
     """A part of a host's model, from images to a tuple of tensors.
 
     Args:
-        model: The host's model.
+        model: The host's model; where only its backbone leaves, that will do.
         part: Of :data:`PARTS`.
-        task: ``'cls'``, ``'det'`` or ``'seg'``.
+        task: ``'cls'``, ``'det'`` or ``'seg'``; ``''`` for a backbone of its own.
         output: ``'logits'``, ``'labels'`` or ``'maps'``.
         pixels: Mean and deviation of the channels, (3,) each, where the input is RGB pixels from 0 to
             255; and whether the model reads them as BGR.
@@ -104,7 +100,7 @@ class Part(nn.Module):
                 x = x[:, [2, 1, 0]]
             x = (x - self.mean) / self.std
         if self.part != 'model':
-            maps = self.model.backbone(x)
+            maps = getattr(self.model, 'backbone', self.model)(x)
             if self.part == 'neck':
                 maps = self.model.neck(maps)
             return tuple(_flat(maps))
@@ -208,7 +204,49 @@ def leaving(
         meta.channels = 'rgb'
         if pixels and pixels[2]:
             meta.mean, meta.std = meta.mean[::-1], meta.std[::-1]
+    return _ready(model, part, meta, pixels)
 
+
+def in_hand(
+    module: nn.Module, size: Sequence[int] | None = None, form: str = 'fast', name: str = ''
+) -> Leaving:
+    """A module that is in memory already, without a config, ready to leave.
+
+    Args:
+        module: A backbone; or another module of images (B, C, H, W) to a tensor or to sequences of
+            tensors, a :class:`Part` of a host's model say. It stays as it is; the file has it in eval
+            mode and takes what it takes.
+        size: Height and width, where the file is for one size alone.
+        form: ``'fast'``, ``'linear'`` or ``'plain'``; see :func:`deploy`.
+        name: What the file calls it; its class by default.
+
+    Raises:
+        UserError: The sides of ``size`` are not the multiples that the module needs.
+    """
+    model = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    meta = Meta(
+        task='',
+        output='maps',
+        version=__version__,
+        config=name or type(module).__name__,
+        row=row_of(model),
+        mean=[],
+        std=[],
+        size=list(size) if size else None,
+        lacks='nobody said how: it had no config',
+        form=form,
+    )
+    return _ready(model, 'backbone', meta)
+
+
+def _ready(
+    model: nn.Module,
+    part: str,
+    meta: Meta,
+    pixels: tuple[Sequence[float], Sequence[float], bool] | None = None,
+) -> Leaving:
+    """A model in eval mode in the form that leaves, beside itself."""
+    form, output = meta.form, meta.output
     deployed = copy.deepcopy(model)
     if meta.size is None:
         _untie_sizes(deployed)
@@ -221,7 +259,7 @@ def leaving(
         raise UserError(
             f'--size {meta.size[0]} {meta.size[1]}: the sides must be multiples of {meta.multiple}.'
         )
-    made = [Part(m, part, task.name, output, pixels).eval() for m in (deployed, model)]
+    made = [Part(m, part, meta.task, output, pixels).eval() for m in (deployed, model)]
     with torch.no_grad():
         height, width = meta.size or (lcm(meta.multiple, 32), lcm(meta.multiple, 32))
         count = len(made[1](torch.zeros(1, model_channels(model), height, width)))

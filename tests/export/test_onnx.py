@@ -25,7 +25,7 @@ from paca_mm.deploy import load
 from paca_mm.export.check import NotTheModel, compare, sizes_for
 from paca_mm.export.command import write
 from paca_mm.export.model import leaving, row_of
-from paca_mm.export.onnx_file import _has_dynamo
+from paca_mm.export.onnx_file import _has_dynamo, runner
 
 #: Six sizes and three batches, odd ones and a flat one among them.
 SIZES = [(1, 64, 64), (2, 45, 83), (3, 96, 64), (1, 33, 97), (2, 64, 160), (3, 71, 40)]
@@ -64,7 +64,7 @@ def test_files_of_every_family_at_six_sizes_and_three_batches(name, tmp_path):
     model = leaving(load_config(f'configs/{CONFIGS[name]}.py'), None, name=name)
     file = tmp_path / 'a.onnx'
     write(model, file, say=lambda line: None)
-    found = [*compare(model, _session(file), sizes_of(model))]
+    found = [*compare(model, runner(file, 1), sizes_of(model))]
     assert len(found) == (3 if model.meta.size else 6)
     assert all(result.scale > 0 for result in found)
 
@@ -80,16 +80,10 @@ def test_the_other_exporter(name, tmp_path):
     model = leaving(load_config(f'configs/{CONFIGS[name]}.py'), None)
     file = tmp_path / 'a.onnx'
     write(model, file, 'dynamo', say=lambda line: None)
-    assert len([*compare(model, _session(file), sizes_of(model))]) >= 3
+    assert len([*compare(model, runner(file, 1), sizes_of(model))]) >= 3
     assert load(file).meta.opset == 18
     text = file.read_bytes()
     assert b'site-packages' not in text  # no lines of code of this machine
-
-
-def _session(file):
-    from paca_mm.deploy.runtime import session_of
-
-    return session_of(file, 1)
 
 
 @pytest.fixture(scope='module')
@@ -303,6 +297,8 @@ def test_what_is_wrong_is_one_message(here, tmp_path, capsys, monkeypatch):
     (tmp_path / 'file').write_text('')
     assert 'cannot be written' in said('cls.py', '--out', tmp_path / 'file' / 'a.onnx')
     assert 'leave it out' in said('cls.py', *out, '--calibrate', 'images')
+    assert '--max-drop is for --int8' in said('cls.py', *out, '--max-drop', '3')
+    assert '--num-images is for --int8 static' in said('cls.py', *out, '--num-images', '3')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert 'pip install onnx onnxruntime' in said('cls.py', *out)
     assert not (tmp_path / 'a.onnx').exists()
