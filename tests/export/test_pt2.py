@@ -13,10 +13,11 @@ from helpers.rows import mini
 from helpers.tiny import tiny, write_config
 from helpers.tool import run
 from paca_mm.analysis.build import build
+from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
 from paca_mm.export.check import NotTheModel
 from paca_mm.export.command import write
-from paca_mm.export.model import Part, in_hand
+from paca_mm.export.model import Part, in_hand, leaving
 from paca_mm.export.pt2 import one_shape_only, read_meta, runner
 from paca_mm.families import families, load_member
 
@@ -104,6 +105,16 @@ def test_a_file_runs_by_the_lines_that_the_command_prints(task, tmp_path, capsys
     assert meta.normalises == (task == 'cls')
     assert 'crescent' in meta.classes
     assert b'site-packages' not in file.read_bytes()  # no lines of code of this machine
+
+
+@many_sizes
+@pytest.mark.slow
+def test_norms_with_attention_leave_for_any_batch(tmp_path):
+    pytest.importorskip('mmpretrain')
+    model = leaving(load_config('configs/cls/attentive_norm/resnet_an_shapes.py'), None)
+    said = []
+    write(model, tmp_path / 'a.pt2', say=said.append)
+    assert [line.split()[0] for line in said[-3:]] == ['1', '2', '3']
 
 
 @pytest.mark.slow

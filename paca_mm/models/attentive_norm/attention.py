@@ -117,7 +117,7 @@ class AttentionWeights(nn.Module):
             UserError: A BatchNorm would be trained on the single image of a batch.
         """
         if positions > 1:
-            var = var * (positions / (positions - 1))
+            var = var * positions / (positions - 1)
         x = mean * torch.rsqrt(var + EPS)
         for layer in self.attention:
             if isinstance(layer, nn.BatchNorm2d) and uses_batch(layer) and x.shape[0] == 1:
