@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, checked in onnxruntime on the spot; also quantised, with a report."""
+"""Export a trained model to ONNX or .pt2, checked on the spot; also quantised, with a report."""
 
 from paca_mm.cli import front
 

@@ -15,10 +15,9 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 
-from paca_mm.analysis.build import build
-from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.analysis.cluster_stats.collect import trained_model
 from paca_mm.engine.config import load_config
 
 
@@ -58,9 +57,7 @@ def compact(weights, count):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config)
-    init_default_scope(cfg.default_scope)
-    model = build(cfg).eval()
-    load_whole(model, read_checkpoint(args.checkpoint), args.checkpoint, strict=True)
+    model = trained_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     figure, axes = plt.subplots(args.images, 4, figsize=(7.2, 1.85 * args.images), squeeze=False)
     titles = ['image', f'a cluster, stage {args.stage}', 'another', 'another']
@@ -69,7 +66,7 @@ def main(argv=None):
         batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
         inputs = model.data_preprocessor(batch)['inputs']
         with torch.no_grad():
-            weights = model.backbone.cluster_assignments(inputs)[args.stage - 1][0].numpy()
+            weights = model.backbone.cluster_assignments(inputs)[args.stage - 1][0].cpu().numpy()
         pixels = sample['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR to RGB
         area = (0, pixels.shape[1], pixels.shape[0], 0)
         plots[0].imshow(pixels)

@@ -19,11 +19,12 @@ class Meta:
     """The facts of an exported file.
 
     Attributes:
-        task: ``'cls'``, ``'seg'`` or ``'det'``; of a backbone that of its config.
+        task: ``'cls'``, ``'seg'`` or ``'det'``; of a backbone that of its config, ``''`` without one.
         output: ``'logits'``, ``'labels'`` or ``'maps'``.
         version: Of the package that wrote it.
         config: The name of the config.
-        row: The published row of the backbone, ``'paca_small'`` say; ``''`` for none.
+        row: The published row that the backbone's weights look like, ``'paca_small'`` say; several are
+            joined by ``or``, and it is ``''`` for none.
         checkpoint: The file that the weights came from; ``''`` for random ones.
         classes: Names, in the order of the labels.
         palette: Colours, RGB from 0 to 255.
@@ -32,7 +33,7 @@ class Meta:
         channels: The order of the input's channels, ``'rgb'`` or ``'bgr'``; RGB where the file
             normalises.
         normalises: Whether the input is pixels from 0 to 255, and the file normalises them.
-        opset: Of the file's operators.
+        opset: Of the file's operators; 0 where they are torch's.
         size: Height and width that the file is bound to; None for any.
         multiple: Of which height and width must be multiples.
         pipeline: How an image file becomes the input, as steps of the config; None if the runtime lacks
@@ -45,7 +46,7 @@ class Meta:
         threshold: Of a segmentor with one logit.
         probabilities: Whether the softmax of the logits is what the host predicts.
         form: How the graph was written, ``'fast'`` or ``'plain'``.
-        exporter: ``'torchscript'`` or ``'dynamo'``.
+        exporter: ``'torchscript'`` or ``'dynamo'``; ``'torch.export'`` of a ``.pt2`` file.
         int8: ``''``, ``'dynamic'`` or ``'static'``.
         notes: What else is to be known.
     """

@@ -1,6 +1,6 @@
 """A file beside the model that it was made of: the same images, the largest difference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,12 @@ from .model import Leaving
 
 #: The largest difference that is rounding, as a share of the largest value of an output.
 TOLERANCE = 1e-4
+
+
+class NotTheModel(RuntimeError):
+    """A file gives something else than the model it was made of: a fault of ours, and no mistake of a
+    user. Command lines show where it was found, and end with code 1.
+    """
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ def sizes_for(model: Leaving, first: Sequence[int] | None = None) -> list[tuple[
     if model.meta.size:
         height, width = model.meta.size
         return [(batch, height, width) for batch in (1, 2, 3)]
-    step = model.step()
+    step = model.meta.multiple
     if step > 1:
+        step *= -(-17 // step)  # twice of it is above 32 pixels
         sizes = [(1, 4, 4), (2, 3, 5), (3, 2, 3)]
         found = [(b, h * step, w * step) for b, h, w in sizes]
     else:
@@ -60,7 +67,7 @@ def sizes_for(model: Leaving, first: Sequence[int] | None = None) -> list[tuple[
 
 def compare(
     model: Leaving,
-    session: Any,
+    run: Callable[[Tensor], Sequence[Any]],
     shapes: Sequence[tuple[int, int, int]],
     tolerance: float = TOLERANCE,
 ) -> Iterator[Agreement]:
@@ -68,7 +75,7 @@ def compare(
 
     Args:
         model: What was exported.
-        session: Of onnxruntime.
+        run: Runs the file: images (B, C, H, W) -> its outputs, arrays of numpy.
         shapes: Batch, height and width.
         tolerance: As a share of the largest value.
 
@@ -76,7 +83,9 @@ def compare(
         How far apart they are.
 
     Raises:
-        UserError: Further than the tolerance, or the file cannot be run at a size.
+        NotTheModel: They are further apart than the tolerance.
+        UserError: The file cannot be run at a size, or returns another shape there, so that the model
+            may be bound to a size; or the model itself returns values that are not finite.
     """
     generator = torch.Generator().manual_seed(0)
     channels = model_channels(model.reference.model)
@@ -87,8 +96,13 @@ def compare(
         with torch.no_grad():
             expected = model.reference(x)
         where = f'{batch} x {height}x{width}'
+        if not all(t.isfinite().all() for t in expected):
+            raise UserError(
+                f'the model returns values that are not finite on random images ({where}), so that no '
+                'file can be compared with it.\n  to fix it: another checkpoint.'
+            )
         try:
-            found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            found = run(x)
         except Exception as e:
             raise UserError(
                 f'the exported file cannot be run on {where}: {str(e).splitlines()[0]}\n'
@@ -107,10 +121,12 @@ def compare(
                 largest, scale = off, most
         result = Agreement((batch, height, width), largest, scale)
         if not result.share <= tolerance:  # NaN too
-            raise UserError(
-                f'the exported file is not the model: {result}, and {tolerance:g} is allowed.\n'
-                '  to fix it: --plain exports the layers as they are written; if that fails too, '
-                '--fixed with --size H W, or the other --exporter.'
+            raise NotTheModel(
+                f'the exported file is not the model: {result}, and {tolerance:g} is allowed, so there '
+                'is no file.\n  This is a fault of paca_mm: please report it, with the command and '
+                'the output of paca-mm doctor.\n'
+                '  Until then: --plain exports the layers as they are written; if that fails too, '
+                '--fixed with --size H W, or another --exporter or --format.'
             )
         yield result
 

@@ -29,6 +29,10 @@ from paca_mm.files import replacing
 from .model import Leaving, leaving
 from .onnx_file import save
 
+#: How many images to calibrate on, and how many points the task's metric may drop by; by default.
+NUM_IMAGES = 64
+MAX_DROP = 1.0
+
 
 @dataclass(frozen=True)
 class Report:
@@ -122,6 +126,7 @@ def quantise(
 
     Raises:
         UserError: The task's metric drops by more than ``args.max_drop``; there is no int8 file then.
+        NotTheModel: See :func:`.command.write`.
     """
     from .command import write
 
@@ -132,7 +137,7 @@ def quantise(
         if args.int8 == 'dynamic' and not args.plain:
             source = Path(folder, 'linear.onnx')
             linear = leaving(cfg, form='linear', **settings)
-            write(linear, source, args.exporter, args.opset, None, say=lambda line: None)
+            write(linear, source, model.meta.exporter, args.opset, say=lambda line: None)
         made = Path(folder, 'int8.onnx')
         if args.int8 == 'dynamic':
             dynamic(source, made)
@@ -144,10 +149,11 @@ def quantise(
         meta = Meta(**{**asdict(model.meta), 'int8': args.int8})
         say(f'\nint8 ({args.int8}): testing both files')
         found = report(cfg, model, file, made, args.int8)
-        if found.drop > args.max_drop:
+        allowed = MAX_DROP if args.max_drop is None else args.max_drop
+        if found.drop > allowed:
             target.unlink(missing_ok=True)
             raise UserError(
-                f'{found}: a drop of {found.drop:.2f} points, and --max-drop {args.max_drop:g} are '
+                f'{found}: a drop of {found.drop:.2f} points, and --max-drop {allowed:g} are '
                 'allowed, so there is no int8 file.\n'
                 f'  to fix it: {_other(args.int8)}, or allow more.'
             )

@@ -19,6 +19,8 @@ from torch import Tensor
 from paca_mm import __version__
 from paca_mm.analysis.build import build
 from paca_mm.checkpoint import load_whole, read_checkpoint
+from paca_mm.checkpoint.load import below
+from paca_mm.checkpoint.rename import find_layout
 from paca_mm.deploy.images import lacking
 from paca_mm.deploy.meta import Meta
 from paca_mm.engine.drawing import Look
@@ -26,7 +28,7 @@ from paca_mm.engine.predict import dataset_meta, image_pipeline
 from paca_mm.engine.tasks import task_for
 from paca_mm.environment import require
 from paca_mm.errors import UserError
-from paca_mm.families import families, family_of
+from paca_mm.families import families
 from paca_mm.models.common.deploy import model_channels
 
 #: What ``--part`` may name, and what ``--output``.
@@ -57,18 +59,14 @@ class Leaving:
     meta: Meta
     names: list[str]
 
-    def step(self) -> int:
-        """What the sides of an image must be multiples of."""
-        return self.meta.multiple
-
 
 class Part(nn.Module):
     """A part of a host's model, from images to a tuple of tensors.
 
     Args:
-        model: The host's model.
+        model: The host's model; where only its backbone leaves, that will do.
         part: Of :data:`PARTS`.
-        task: ``'cls'``, ``'det'`` or ``'seg'``.
+        task: ``'cls'``, ``'det'`` or ``'seg'``; ``''`` for a backbone of its own.
         output: ``'logits'``, ``'labels'`` or ``'maps'``.
         pixels: Mean and deviation of the channels, (3,) each, where the input is RGB pixels from 0 to
             255; and whether the model reads them as BGR.
@@ -102,7 +100,7 @@ class Part(nn.Module):
                 x = x[:, [2, 1, 0]]
             x = (x - self.mean) / self.std
         if self.part != 'model':
-            maps = self.model.backbone(x)
+            maps = getattr(self.model, 'backbone', self.model)(x)
             if self.part == 'neck':
                 maps = self.model.neck(maps)
             return tuple(_flat(maps))
@@ -178,7 +176,7 @@ def leaving(
         output=output,
         version=__version__,
         config=name,
-        row=row_of(cfg.model.get('backbone') or {}),
+        row=row_of(model),
         checkpoint=Path(checkpoint).name if checkpoint else '',
         classes=list(look.classes),
         palette=[list(colour) for colour in look.palette],
@@ -206,7 +204,49 @@ def leaving(
         meta.channels = 'rgb'
         if pixels and pixels[2]:
             meta.mean, meta.std = meta.mean[::-1], meta.std[::-1]
+    return _ready(model, part, meta, pixels)
 
+
+def in_hand(
+    module: nn.Module, size: Sequence[int] | None = None, form: str = 'fast', name: str = ''
+) -> Leaving:
+    """A module that is in memory already, without a config, ready to leave.
+
+    Args:
+        module: A backbone; or another module of images (B, C, H, W) to a tensor or to sequences of
+            tensors, a :class:`Part` of a host's model say. It stays as it is; the file has it in eval
+            mode and takes what it takes.
+        size: Height and width, where the file is for one size alone.
+        form: ``'fast'``, ``'linear'`` or ``'plain'``; see :func:`deploy`.
+        name: What the file calls it; its class by default.
+
+    Raises:
+        UserError: The sides of ``size`` are not the multiples that the module needs.
+    """
+    model = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    meta = Meta(
+        task='',
+        output='maps',
+        version=__version__,
+        config=name or type(module).__name__,
+        row=row_of(model),
+        mean=[],
+        std=[],
+        size=list(size) if size else None,
+        lacks='nobody said how: it had no config',
+        form=form,
+    )
+    return _ready(model, 'backbone', meta)
+
+
+def _ready(
+    model: nn.Module,
+    part: str,
+    meta: Meta,
+    pixels: tuple[Sequence[float], Sequence[float], bool] | None = None,
+) -> Leaving:
+    """A model in eval mode in the form that leaves, beside itself."""
+    form, output = meta.form, meta.output
     deployed = copy.deepcopy(model)
     if meta.size is None:
         _untie_sizes(deployed)
@@ -219,7 +259,7 @@ def leaving(
         raise UserError(
             f'--size {meta.size[0]} {meta.size[1]}: the sides must be multiples of {meta.multiple}.'
         )
-    made = [Part(m, part, task.name, output, pixels).eval() for m in (deployed, model)]
+    made = [Part(m, part, meta.task, output, pixels).eval() for m in (deployed, model)]
     with torch.no_grad():
         height, width = meta.size or (lcm(meta.multiple, 32), lcm(meta.multiple, 32))
         count = len(made[1](torch.zeros(1, model_channels(model), height, width)))
@@ -308,25 +348,19 @@ def _part_of(model: Any, task: str, part: str | None) -> str:
     return part
 
 
-def row_of(backbone: Mapping[str, Any]) -> str:
-    """The full name of the published row that a backbone's settings make, or ``''``."""
-    family = family_of(backbone.get('type')) if backbone else None
-    if family is None:
+def row_of(model: nn.Module) -> str:
+    """The full name of the published row that the weights of a model look like, ``'paca_small'`` say.
+
+    Where several rows have such weights it is all of them, ``'paca_small or paca_small_c2'``; ``''`` for
+    other sizes and for models of no family.
+    """
+    state = model.state_dict()
+    layout, prefix = find_layout(state) or (None, '')
+    if layout is None:
         return ''
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    passing = {'type', 'init_cfg', 'pretrained', 'drop_path_rate', 'out_indices', 'with_cp',
-               'frozen_stages', 'norm_eval', 'norm_cfg', 'out_type', 'img_size', 'deploy',
-               'pad_to_patch'}  # fmt: skip
-    given = {key: plain(value) for key, value in backbone.items() if key not in passing}
-    for row, entry in family.rows.items():
-        if given == {k: plain(v) for k, v in entry.backbone.items() if k not in passing}:
-            return family.prefix + row
-    return ''
+    family = next(family for family in families().values() if family.layout is layout)
+    rows = layout.rows(layout.settings(below(state, prefix)))
+    return ' or '.join(family.prefix + row for row in rows)
 
 
 def _note_images(meta: Meta, model: Any, pipeline: Sequence[Mapping[str, Any]] | None) -> None:

@@ -6,15 +6,17 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
 import torch.nn as nn
+from numpy.typing import NDArray
 from torch import Tensor
 
 from paca_mm.deploy.meta import KEY, Meta
+from paca_mm.deploy.runtime import session_of
 from paca_mm.errors import UserError
 from paca_mm.files import replacing
 
@@ -154,6 +156,14 @@ def save(model: Any, meta: Meta, file: str | os.PathLike) -> None:
     )
     with replacing(file, '--out') as part:
         part.write_bytes(model.SerializeToString())
+
+
+def runner(
+    file: str | os.PathLike, threads: int | None = None
+) -> Callable[[Tensor], list[NDArray[Any]]]:
+    """What runs a file: images (B, C, H, W) -> its outputs; see :func:`.session_of`."""
+    session = session_of(file, threads)
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images.numpy()})
 
 
 @contextmanager

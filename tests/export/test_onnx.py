@@ -16,15 +16,16 @@ from helpers.tool import run
 from paca_mm.analysis.build import build
 from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
+from paca_mm.families import families, load_member
 
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from paca_mm.deploy import load
-from paca_mm.export.check import compare, sizes_for
+from paca_mm.export.check import NotTheModel, compare, sizes_for
 from paca_mm.export.command import write
 from paca_mm.export.model import leaving, row_of
-from paca_mm.export.onnx_file import _has_dynamo
+from paca_mm.export.onnx_file import _has_dynamo, runner
 
 #: Six sizes and three batches, odd ones and a flat one among them.
 SIZES = [(1, 64, 64), (2, 45, 83), (3, 96, 64), (1, 33, 97), (2, 64, 160), (3, 71, 40)]
@@ -63,7 +64,7 @@ def test_files_of_every_family_at_six_sizes_and_three_batches(name, tmp_path):
     model = leaving(load_config(f'configs/{CONFIGS[name]}.py'), None, name=name)
     file = tmp_path / 'a.onnx'
     write(model, file, say=lambda line: None)
-    found = [*compare(model, _session(file), sizes_of(model))]
+    found = [*compare(model, runner(file, 1), sizes_of(model))]
     assert len(found) == (3 if model.meta.size else 6)
     assert all(result.scale > 0 for result in found)
 
@@ -79,16 +80,10 @@ def test_the_other_exporter(name, tmp_path):
     model = leaving(load_config(f'configs/{CONFIGS[name]}.py'), None)
     file = tmp_path / 'a.onnx'
     write(model, file, 'dynamo', say=lambda line: None)
-    assert len([*compare(model, _session(file), sizes_of(model))]) >= 3
+    assert len([*compare(model, runner(file, 1), sizes_of(model))]) >= 3
     assert load(file).meta.opset == 18
     text = file.read_bytes()
     assert b'site-packages' not in text  # no lines of code of this machine
-
-
-def _session(file):
-    from paca_mm.deploy.runtime import session_of
-
-    return session_of(file, 1)
 
 
 @pytest.fixture(scope='module')
@@ -217,11 +212,26 @@ def test_parts_leave_as_maps(part, here, tmp_path, capsys):
         model(np.zeros((64, 64, 3), np.uint8))
 
 
-def test_a_row_is_known_by_its_settings():
-    backbone = load_config('configs/cls/paca_tiny_in1k.py').model.backbone
-    assert row_of(backbone) == 'paca_tiny'
-    assert row_of({**backbone, 'num_clusters': (5, 5, 5, 0)}) == ''
-    assert row_of(dict(type='ResNet', depth=50)) == ''
+@pytest.mark.parametrize('name', [name for name, family in families().items() if family.layout])
+def test_every_row_of_every_family_is_known_by_its_weights(name):
+    pytest.importorskip('mmpretrain')
+    family = families()[name]
+    for row in family.rows:
+        cfg = load_config(family.catalogue.config('cls', row))
+        with torch.device('cpu' if name == 'attentive_norm' else 'meta'):  # shapes without memory
+            model = build(cfg)
+        assert row_of(model) == family.prefix + row
+
+
+def test_rows_of_the_same_weights_are_all_named_and_other_sizes_are_not():
+    def row(**settings):
+        with torch.device('meta'):
+            return row_of(load_member('PaCaViT')(**settings))
+
+    of_ade = 'paca_small or paca_small_c2 or paca_small_c49'
+    assert row(arch='small', num_clusters=(200, 200, 200, 0)) == of_ade
+    assert row(arch='small', num_clusters=(5, 5, 5, 0)) == ''
+    assert row_of(torch.nn.Conv2d(3, 2, 1)) == ''
 
 
 @pytest.mark.slow
@@ -288,6 +298,8 @@ def test_what_is_wrong_is_one_message(here, tmp_path, capsys, monkeypatch):
     (tmp_path / 'file').write_text('')
     assert 'cannot be written' in said('cls.py', '--out', tmp_path / 'file' / 'a.onnx')
     assert 'leave it out' in said('cls.py', *out, '--calibrate', 'images')
+    assert '--max-drop is for --int8' in said('cls.py', *out, '--max-drop', '3')
+    assert '--num-images is for --int8 static' in said('cls.py', *out, '--num-images', '3')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert 'pip install onnx onnxruntime' in said('cls.py', *out)
     assert not (tmp_path / 'a.onnx').exists()
@@ -323,11 +335,20 @@ def test_a_file_that_is_not_the_model_is_an_error(here, tmp_path):
     model = leaving(load_config('cls.py'), 'cls.pth')
     with torch.no_grad():
         model.module.model.head.fc.weight.mul_(1.01)
-    with pytest.raises(
-        UserError, match=r'the exported file is not the model: .* largest difference'
-    ):
+    # It is our fault, so no command takes it for a mistake of its user.
+    with pytest.raises(NotTheModel, match=r'is not the model: .* largest difference(?s:.*)report'):
         write(model, tmp_path / 'a.onnx', say=lambda line: None)
+    assert not issubclass(NotTheModel, UserError)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_model_that_is_not_finite_is_no_fault_of_a_file(here, tmp_path):
+    model = leaving(load_config('cls.py'), 'cls.pth')
+    for part in (model.module, model.reference):
+        with torch.no_grad():
+            part.model.head.fc.weight.fill_(3e38)
+    with pytest.raises(UserError, match='the model returns values that are not finite'):
+        write(model, tmp_path / 'a.onnx', say=lambda line: None)
 
 
 def test_infer_with_a_file_says_what_is_wrong(here, tmp_path, capsys):

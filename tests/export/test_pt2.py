@@ -1,6 +1,8 @@
 """``.pt2`` files and torch.compile: the numbers of the model, at sizes other than the exported one."""
 
-import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,15 +10,20 @@ import torch.nn as nn
 
 from helpers import golden
 from helpers.rows import mini
-from helpers.tiny import tiny
+from helpers.tiny import tiny, write_config
+from helpers.tool import run
 from paca_mm.analysis.build import build
+from paca_mm.engine.config import load_config
 from paca_mm.errors import UserError
-from paca_mm.export.pt2 import Plain, export_pt2, read_metadata
+from paca_mm.export.check import NotTheModel
+from paca_mm.export.command import write
+from paca_mm.export.model import Part, in_hand, leaving
+from paca_mm.export.pt2 import one_shape_only, read_meta, runner
 from paca_mm.families import families, load_member
 
-MANY_SIZES = 'dynamic_shapes' in inspect.signature(torch.export.export).parameters
 FAMILIES = {name: family for name, family in families().items() if family.backbone and family.toy}
 HOSTS = {'cls': 'mmpretrain', 'seg': 'mmseg', 'det': 'mmdet'}
+many_sizes = pytest.mark.skipif(one_shape_only(), reason='this torch exports for one size only')
 
 
 def toy(name):
@@ -24,102 +31,164 @@ def toy(name):
     return golden.fill(load_member(family.backbone)(**family.toy)).eval()
 
 
-def loaded(file):
-    return torch.export.load(str(file)).module()
-
-
 def equal(found, expected):
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(a), b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 def test_the_backbone_of_every_family(name, tmp_path):
     model = toy(name)
-    settings = FAMILIES[name].toy
-    size = (settings['img_size'],) * 2 if 'img_size' in settings else (64, 96)
-    dynamic = False
-    if MANY_SIZES:
-        dynamic = 'batch' if 'img_size' in settings or name == 'vittm' else True
-    checked = export_pt2(model, tmp_path / 'a.pt2', size, dynamic=dynamic, check_sizes=[(97, 131)])
-    assert checked.difference < 1e-4
-    assert 'largest difference' in str(checked)
-    image = golden.image(3 if dynamic else 1, *((45, 83) if dynamic is True else size))
+    bound = FAMILIES[name].toy.get('img_size')
+    size = [bound, bound] if bound else [64, 96] if one_shape_only() else None
+    said = []
+    write(in_hand(model, size), tmp_path / 'a.pt2', say=said.append)
+    assert 'largest difference' in said[-1]
+    step = read_meta(tmp_path / 'a.pt2').multiple
+    sides = size or [-(-side // step) * step for side in (45, 83)]
+    image = golden.image(1 if one_shape_only() else 3, *sides)
     with torch.no_grad():
-        equal(loaded(tmp_path / 'a.pt2')(image), model(image))
-    assert model.training is False
+        equal(runner(tmp_path / 'a.pt2')(image), model(image))
     assert any(p.requires_grad for p in model.parameters())  # the model stays as it is
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('task', HOSTS)
-def test_a_model_of_every_host(task, tmp_path):
-    pytest.importorskip(HOSTS[task])
-    model = build(tiny(task, tmp_path / 'tiny.py')).eval()
-    checked = export_pt2(model, tmp_path / 'a.pt2', (96, 160), dynamic=MANY_SIZES,
-                         check_sizes=[(160, 96)], metadata={'classes': ['a', 'b']})  # fmt: skip
-    count = 2 if MANY_SIZES else 1
-    assert checked.outputs[0] == {
-        'cls': (count, 6), 'seg': (count, 7, 24, 40), 'det': (count, 8, 24, 40),
-    }[task]  # fmt: skip
-    assert len(checked.outputs) == (5 if task == 'det' else 1)  # of the neck
-    image = golden.image(1, *((133, 91) if MANY_SIZES else (96, 160)))
-    with torch.no_grad():
-        equal(loaded(tmp_path / 'a.pt2')(image), Plain(model)(image))
-    assert read_metadata(tmp_path / 'a.pt2')['classes'] == ['a', 'b']
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task', HOSTS)
 def test_a_model_of_every_host_compiles_as_one_graph(task, tmp_path):
     pytest.importorskip(HOSTS[task])
-    if task == 'seg' and not MANY_SIZES:
+    if task == 'seg' and one_shape_only():
         pytest.skip("torch 2.1 cannot look into mmengine's stand-in for SyncBatchNorm")
-    plain = Plain(build(tiny(task, tmp_path / 'tiny.py'))).eval()
-    compiled = torch.compile(plain, backend='eager', fullgraph=True)
+    model = build(tiny(task, tmp_path / 'tiny.py'))
+    of_a_detector = ('neck', 'det', 'maps')
+    part = Part(model, *(of_a_detector if task == 'det' else ('model', task, 'logits'))).eval()
+    compiled = torch.compile(part, backend='eager', fullgraph=True)
     with torch.no_grad():
         image = golden.image(1, 64, 96)
-        equal(compiled(image), plain(image))
+        equal(compiled(image), part(image))
     torch._dynamo.reset()
 
 
-def test_wrong_calls_are_one_message(tmp_path):
-    model = mini('conv')
-    with pytest.raises(UserError, match=r'must end in \.pt2'):
-        export_pt2(model, tmp_path / 'a.onnx')
-    with pytest.raises(UserError, match="must be True, False or 'batch'"):
-        export_pt2(model, tmp_path / 'a.pt2', dynamic='size')
-    if not MANY_SIZES:
-        with pytest.raises(UserError, match='exports for one size only: dynamic=False'):
-            export_pt2(model, tmp_path / 'a.pt2')
-    small = nn.Conv2d(3, 2, 1)
+#: A small config of each task, what it is exported with, and what it gives for two images of 72x98.
+LINES = {
+    'cls': ('cls/rapidnet/rapidnet_shapes', ['--normalize'], [(2, 6)]),
+    'seg': ('seg/paca_head_paca_shapes', ['--output', 'labels'], [(2, 72, 98)]),
+    'det': (
+        'det/mask_rcnn_paca_shapes',
+        [],
+        [(2, 8, 18, 25), (2, 8, 9, 13), (2, 8, 5, 7), (2, 8, 3, 4), (2, 8, 2, 2)],
+    ),
+}
+
+
+@many_sizes
+@pytest.mark.parametrize(
+    'task', ['cls', *(pytest.param(task, marks=pytest.mark.slow) for task in ('seg', 'det'))]
+)
+def test_a_file_runs_by_the_lines_that_the_command_prints(task, tmp_path, capsys):
+    pytest.importorskip(HOSTS[task])
+    config, words, shapes = LINES[task]
+    file = tmp_path / 'a.pt2'
+    assert run('export_onnx', f'configs/{config}.py', '--out', file, *words) == 0
+    said = capsys.readouterr().out
+    assert said.count('largest difference') == 3
+    coarsest = 64 if task == 'det' else 32
+    assert f'note: height and width must be above {coarsest} pixels' in said
+    lines = [line.strip() for line in said.splitlines()[-2:]]
+    names = {'torch': torch, 'images': torch.zeros(2, 3, 72, 98)}
+    exec('\n'.join(lines), names)
+    outputs = lines[1].partition(' = ')[0].strip(',').split(', ')
+    assert [tuple(names[output].shape) for output in outputs] == shapes
+    meta = read_meta(file)
+    assert (meta.task, meta.exporter, meta.opset, meta.size) == (task, 'torch.export', 0, None)
+    assert meta.output == {'cls': 'logits', 'seg': 'labels', 'det': 'maps'}[task]
+    assert meta.normalises == (task == 'cls')
+    assert 'crescent' in meta.classes
+    assert b'site-packages' not in file.read_bytes()  # no lines of code of this machine
+
+
+@many_sizes
+@pytest.mark.slow
+def test_norms_with_attention_leave_for_any_batch(tmp_path):
+    pytest.importorskip('mmpretrain')
+    model = leaving(load_config('configs/cls/attentive_norm/resnet_an_shapes.py'), None)
+    said = []
+    write(model, tmp_path / 'a.pt2', say=said.append)
+    assert [line.split()[0] for line in said[-3:]] == ['1', '2', '3']
+
+
+@pytest.mark.slow
+def test_a_file_needs_torch_alone(tmp_path):
+    """In a process that has neither this package nor a host."""
+    file = tmp_path / 'a.pt2'
+    write(in_hand(mini('conv'), [64, 64]), file, say=lambda line: None)
+    code = f"""if True:
+        import sys
+        sys.path = [folder for folder in sys.path if folder not in ('', {os.getcwd()!r})]
+        import json, torch
+        facts = {{'paca_mm': ''}}
+        program = torch.export.load({str(file)!r}, extra_files=facts).module()
+        print(len(program(torch.zeros(1, 3, 64, 64))), json.loads(facts['paca_mm'])['size'])
+        print([name for name in ('paca_mm', 'mmengine', 'mmcv', 'onnx') if name in sys.modules])
+    """
+    words = [sys.executable, '-c', code]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ['4 [64, 64]', '[]']
+
+
+def test_options_that_are_no_choice_of_pt2_are_one_message(tmp_path, capsys):
+    pytest.importorskip('mmpretrain')
+    config = write_config(tmp_path / 'c.py', 'cls')
+
+    def said(*words):
+        assert run('export_onnx', config, *words) == 2
+        err = capsys.readouterr().err
+        assert 'Traceback' not in err
+        return err
+
+    for words in (['--exporter', 'dynamo'], ['--opset', '17'], ['--int8', 'dynamic'],
+                  ['--calibrate', 'images'], ['--num-images', '4'], ['--max-drop', '2']):  # fmt: skip
+        assert f'{words[0]} is for ONNX' in said('--format', 'pt2', *words)
+    assert '.onnx or .pt2' in said('--out', tmp_path / 'a.pb')
+    assert 'must end in .pt2, as --format says' in said('--out', 'a.onnx', '--format', 'pt2')
+    assert 'must end in .onnx, as --format says' in said('--out', 'a.pt2', '--format', 'onnx')
+    assert 'must end in .pt2' in said('--out', 'a', '--format', 'pt2')
     (tmp_path / 'file').write_text('x')
-    with pytest.raises(UserError, match='cannot be written'):
-        export_pt2(small, tmp_path / 'file/a.pt2', (8, 8), dynamic=False)
+    assert 'cannot be written' in said('--out', tmp_path / 'file/a.pt2')
+    if not one_shape_only():
+        assert 'takes sides above 32' in said('--out', tmp_path / 'a.pt2', '--size', '32')
+    assert not (tmp_path / 'a.pt2').exists()
 
 
-@pytest.mark.skipif(not MANY_SIZES, reason='this torch exports for one size only')
+def test_a_torch_of_one_size_says_fixed(monkeypatch, tmp_path):
+    monkeypatch.setattr('paca_mm.export.pt2.one_shape_only', lambda: True)
+    with pytest.raises(UserError, match=r'one size only\.\n  to fix it: --fixed, with --size'):
+        write(in_hand(mini('conv')), tmp_path / 'a.pt2', say=lambda line: None)
+
+
+@many_sizes
 def test_a_model_of_one_size_says_so(tmp_path):
     class OneSize(nn.Module):
         def forward(self, x):
-            return x + torch.ones(1, 1, 64, 64)
+            return 2 * x if x.shape[2] > 100 else x
 
-    with pytest.raises(UserError, match=r"images of every size.*(?s:.*)dynamic='batch'"):
-        export_pt2(OneSize(), tmp_path / 'a.pt2', (64, 64))
-    assert export_pt2(OneSize(), tmp_path / 'a.pt2', (64, 64), dynamic='batch').difference == 0
+    with pytest.raises(UserError, match=r'every size: .* height (?s:.*)--fixed, with --size H W'):
+        write(in_hand(OneSize()), tmp_path / 'a.pt2', say=lambda line: None)
+    said = []
+    write(in_hand(OneSize(), [32, 64]), tmp_path / 'a.pt2', say=said.append)
+    assert 'any batch, 32x64' in said[0]
+    assert [line.split(':')[0] for line in said[1:]] == [f'  {n} x 32x64' for n in (1, 2, 3)]
+    meta = read_meta(tmp_path / 'a.pt2')
+    assert (meta.size, meta.config, meta.row) == ([32, 64], 'OneSize', '')
+    with pytest.raises(UserError, match=r'must end in \.onnx or \.pt2'):
+        write(in_hand(OneSize(), [64, 64]), tmp_path / 'a.pt')
 
 
-def test_a_program_that_gives_something_else_is_not_written(tmp_path):
-    class Moody(nn.Module):
-        def forward(self, x):
-            return x + 1 if torch.compiler_is_exporting() else x
-
-    exporting = [True]
-    torch.compiler_is_exporting = lambda: exporting.pop() if exporting else False
-    try:
-        with pytest.raises(RuntimeError, match='differs from the model by 1'):
-            export_pt2(Moody(), tmp_path / 'a.pt2', (8, 8), dynamic=False)
-    finally:
-        del torch.compiler_is_exporting
-    assert not (tmp_path / 'a.pt2').exists()
+def test_a_program_that_is_not_the_model_is_not_written(tmp_path):
+    model = in_hand(nn.Conv2d(3, 2, 1), [8, 8])
+    with torch.no_grad():
+        model.module.model.weight.mul_(1.01)
+    with pytest.raises(NotTheModel, match=r'is not the model: .* largest difference(?s:.*)report'):
+        write(model, tmp_path / 'a.pt2', say=lambda line: None)
+    assert [*tmp_path.iterdir()] == []

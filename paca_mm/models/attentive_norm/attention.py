@@ -117,10 +117,10 @@ class AttentionWeights(nn.Module):
             UserError: A BatchNorm would be trained on the single image of a batch.
         """
         if positions > 1:
-            var = var * (positions / (positions - 1))
+            var = var * positions / (positions - 1)
         x = mean * torch.rsqrt(var + EPS)
         for layer in self.attention:
-            if isinstance(layer, nn.BatchNorm2d) and len(x) == 1 and uses_batch(layer):
+            if isinstance(layer, nn.BatchNorm2d) and uses_batch(layer) and x.shape[0] == 1:
                 _check_alone(layer)
         dtype = next(self.attention.parameters()).dtype
         return self.attention(x.to(dtype)[..., None, None]).flatten(1).to(x.dtype)
