@@ -59,10 +59,16 @@ def stopped(folder, monkeypatch, capfd):
         assert 'Traceback' not in err
         return code, out, err, folder / 'work_dirs' / name
 
-    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    # As in a terminal: what was started in the background of a script ignores SIGINT.
+    usual = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGUSR1: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield train
-    after = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
-    assert after == handlers
+    after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert after == usual
 
 
 @pytest.mark.slow
@@ -101,13 +107,25 @@ def test_a_signal_in_a_validation_leaves_at_once_and_saves_what_was_not_saved(st
 
 
 @pytest.mark.slow
+def test_a_signal_that_is_ignored_on_purpose_stays_so(stopped):
+    """As nohup does, and a shell of what it starts in the background."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code, _, err, _ = stopped('nohup', signum=int(signal.SIGINT), train=2)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert code == 0
+    assert 'the run saves' not in err
+
+
+@pytest.mark.slow
 def test_a_config_may_leave_the_hook_out(stopped):
     heard = []
-    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    usual = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
     try:
         code, out, _, _ = stopped('deaf', 'default_hooks = dict(stop=None)', signum=10, train=2)
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR1, usual)
     assert (code, heard) == (0, [1])
     assert 'done in' in out
 
