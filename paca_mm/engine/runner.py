@@ -176,12 +176,16 @@ class SafeRunner(Runner):
     def test(self) -> dict:
         """Test; a checkpoint must fill the complete model."""
         self._needs_all = True
-        return super().test()
+        found = super().test()
+        self._end_workers()
+        return found
 
     def val(self) -> dict:
         """Validate; a checkpoint must fill the complete model."""
         self._needs_all = True
-        return super().val()
+        found = super().val()
+        self._end_workers()
+        return found
 
     def train(self) -> Any:
         """Train, as the one run of the work directory; ``resume=True`` without ``load_from`` goes on
@@ -194,7 +198,21 @@ class SafeRunner(Runner):
             if self._resume:
                 self._keep_seed()
             dry_run(self)
-            return super().train()
+            model = super().train()
+            self._end_workers()
+            return model
+
+    def _end_workers(self) -> None:
+        """End the worker processes of the data loaders.
+
+        Persistent ones would live on as long as the runner; and left to the garbage collector, which may
+        free their queues first, each would be waited for five seconds.
+        """
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            if isinstance(loader := getattr(loop, 'dataloader', None), DataLoader):
+                loader._iterator = None
+            if hasattr(loop, 'dataloader_iterator'):  # which begins again at its next step
+                loop.dataloader_iterator._iterator = iter(())
 
     def _keep_seed(self) -> None:
         """Take the seed of the checkpoint before data loaders are built, which draw by it.

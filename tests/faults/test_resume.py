@@ -1,10 +1,10 @@
 """A run that was stopped and resumed is the one that was not, to the bit; and leaves no more."""
 
+import multiprocessing
 import os
 import random
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,11 +95,16 @@ LOOPS = {
 }
 
 
+made = []
+
+
 def toy(
     folder, loop='epoch', sampler='DefaultSampler', batch_size=2, more=(), checkpoint=(), **kwargs
 ):
     """A runner of the toy training; ``kwargs`` are for its data loader."""
     forget_runs()
+    while made:
+        made.pop()._end_workers()  # of one that was killed
     loader = dict(
         dataset=Data(), batch_size=batch_size, num_workers=0,
         sampler=dict(type=sampler, shuffle=True), collate_fn=dict(type='default_collate'),
@@ -121,7 +126,8 @@ def toy(
         log_level='ERROR',
         experiment_name=str(folder).replace('/', '_'),
     )
-    return SafeRunner(**{**settings, **dict(more)})
+    made.append(SafeRunner(**{**settings, **dict(more)}))
+    return made[0]
 
 
 def train(folder, *args, **kwargs):
@@ -163,14 +169,6 @@ def same(a, b, where=''):
 
 def same_files(a, b):
     same(read_checkpoint(a), read_checkpoint(b))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _no_pauses():
-    """mmengine sleeps for two seconds wherever the data of an iteration loop end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
-        yield
 
 
 @pytest.fixture(scope='module')
@@ -485,3 +483,16 @@ def test_the_tasks(tmp_path, monkeypatch, task, host, loop, workers):
     options = f'train_dataloader.num_workers={workers}', 'train_dataloader.persistent_workers=True'
     assert run('train', 'tiny.py', '--work-dir', 'cut', '--resume', '--cfg-options', *options) == 0
     same_files('straight/iter_4.pth', 'cut/iter_4.pth')
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_no_worker_outlives_a_run(tmp_path, loop):
+    """Persistent ones neither, and the runner can be used on."""
+    runner = train(tmp_path, loop, num_workers=2, persistent_workers=True)
+    assert multiprocessing.active_children() == []
+    before = runner.message_hub.get_scalar('val/toy/error').current()
+    assert runner.val()['toy/error'] == before
+    runner.train_loop._max_iters += 1
+    runner.train_loop._max_epochs += loop == 'epoch'
+    runner.train_loop.run()
+    assert runner.iter == (12 if loop == 'epoch' else 10)
