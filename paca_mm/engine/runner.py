@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import broadcast, get_world_size, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
 from paca_mm.checkpoint import read_checkpoint
@@ -211,8 +212,8 @@ class SafeRunner(Runner):
         for loop in (self._train_loop, self._val_loop, self._test_loop):
             if isinstance(loader := getattr(loop, 'dataloader', None), DataLoader):
                 loader._iterator = None
-            if hasattr(loop, 'dataloader_iterator'):  # which begins again at its next step
-                loop.dataloader_iterator._iterator = iter(())
+            if hasattr(loop, 'dataloader_iterator'):
+                loop.dataloader_iterator = _BegunLater(loop.dataloader)
 
     def _keep_seed(self) -> None:
         """Take the seed of the checkpoint before data loaders are built, which draw by it.
@@ -275,6 +276,13 @@ class SafeRunner(Runner):
         finally:
             if self.model is inner:
                 self.model = around
+
+
+class _BegunLater(_InfiniteDataloaderIterator):
+    """An iteration loop's batches without end; no worker starts before the first is asked for."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._dataloader, self._iterator, self._epoch = loader, iter(()), 0
 
 
 def _as_mmengine_saves(content: Any) -> dict[str, Any]:

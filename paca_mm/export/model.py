@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -119,13 +119,14 @@ class Part(nn.Module):
         return self.model.encode_decode(x, [dict(img_shape=size, pad_shape=size, ori_shape=size)])
 
 
-def _flat(maps: Any) -> Iterator[Tensor]:
-    """The tensors of a nested sequence."""
+def _flat(maps: Any) -> list[Tensor]:
+    """The tensors of a nested sequence; no generator, into which torch 2.1's compiler cannot look."""
     if isinstance(maps, Tensor):
-        yield maps
-    else:
-        for inner in maps:
-            yield from _flat(inner)
+        return [maps]
+    found: list[Tensor] = []
+    for inner in maps:
+        found += _flat(inner)
+    return found
 
 
 def leaving(

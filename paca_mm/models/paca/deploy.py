@@ -137,12 +137,18 @@ class _Attention(nn.Module):
         if self.num_clusters:
             assert z is not None
             clusters = self.cluster_norm(z @ patches)  # B, M, C
+        batch = x.shape[0]
         q, k, v = (
-            t.reshape(x.shape[0], -1, self.num_heads, self.head_dims).transpose(1, 2)
-            for t in (self.q(patches), self.k(clusters), self.v(clusters))
+            self._heads(self.q(patches), batch),
+            self._heads(self.k(clusters), batch),
+            self._heads(self.v(clusters), batch),
         )
         out = (q @ k.transpose(-2, -1)).softmax(-1) @ v
         return self.proj(out.transpose(1, 2).flatten(2)).reshape(x.shape), z
+
+    def _heads(self, t: Tensor, batch: int) -> Tensor:
+        """(B, N, C) -> (B, h, N, d)."""
+        return t.reshape(batch, -1, self.num_heads, self.head_dims).transpose(1, 2)
 
 
 class _Teacher(ClusteringTeacher):
