@@ -10,10 +10,13 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from paca_mm import __version__
 from paca_mm.errors import UserError, did_you_mean
@@ -37,26 +40,56 @@ def command(main: Callable[..., Any]) -> Callable[..., None]:
             with writing('.', alone=False):
                 code = main(*args, **kwargs)
         except UserError as e:
-            print(f'\nerror: {plain_message(e)}', file=sys.stderr)
+            _say(f'\nerror: {plain_message(e)}')
             raise SystemExit(2) from None
+        except BrokenPipeError:
+            if not _nobody_reads(sys.stdout):  # but a worker's pipe, say
+                raise
+            raise SystemExit(141) from None  # as a program that SIGPIPE ends
         except KeyError as e:  # mmengine's word for a type that nobody registered
             if not (unknown := re.search(r'([\w.]+) is not in the ([\w:. ]+ registry)', str(e))):
                 raise
-            print(
+            _say(
                 f'\nerror: the config names type={unknown[1]!r}, which is not in the {unknown[2]}'
                 f'{did_you_mean(unknown[1], _registered(e), most=3)}\n'
                 '  to fix it: correct its spelling; for a class of your own, name its module: '
-                "custom_imports=dict(imports=['my_module']).",
-                file=sys.stderr,
+                "custom_imports=dict(imports=['my_module'])."
             )
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print('\nstopped.', file=sys.stderr)
+            _say('\nstopped.')
             raise SystemExit(130) from None
+        finally:
+            _let_go(sys.stdout)
         if code:
             raise SystemExit(code)
 
     return run
+
+
+def _say(message: str) -> None:
+    """Print a message of the end; that it cannot be written does not change the exit code."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    _let_go(sys.stderr)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Write what a stream still holds, or leave it: its disk is full, or nobody reads it any more.
+
+    Python would try it once more at its end, and leave with a code and words of its own.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    """Whether a stream writes into a pipe whose other end is closed, as behind ``| head``."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _registered(error: BaseException) -> set[str]:

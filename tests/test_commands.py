@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,26 @@ def test_an_environment_without_the_packages_is_explained(words):
         rf"error: .* {words[0]} needs the package '\w+', which is not installed.*doctor(\.py)? says"
     )
     assert re.search(said, done.stderr, re.DOTALL), done.stderr
+
+
+@pytest.mark.parametrize(
+    ('words', 'where', 'code'),
+    [
+        ('train nothing.py', '>/dev/full 2>&1', 2),
+        ('no_command', '2>/dev/full', 2),
+        ('--help', '| head -n 1', 141),
+    ],
+)
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_an_output_that_cannot_be_written_changes_no_exit_code(words, where, code, unbuffered):
+    """A log on a full disk, or a reader that has seen enough; and no traceback."""
+    line = f'{sys.executable} -m paca_mm {words} {where}; echo ${{PIPESTATUS[0]}}'
+    environ = {**os.environ, 'PYTHONUNBUFFERED': unbuffered}
+    done = subprocess.run(['bash', '-c', line], capture_output=True, text=True, env=environ)
+    printed = done.stdout.splitlines()[-1]
+    # Of a pipe that holds all of it, the writer does not know that nobody reads on.
+    assert printed == str(code) or (code == 141 and printed == '0')
+    assert done.stderr == ''
 
 
 def test_a_module_of_ours_that_is_missing_is_no_mistake_of_the_users(monkeypatch):

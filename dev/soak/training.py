@@ -136,7 +136,8 @@ class Training:
         """Train from the newest checkpoint on."""
         config = self.reference.parent / f'{self.variant.name}.py'
         line = [str(config), '--work-dir', str(self.work), '--resume', *words]
-        self.started.append(Process(line, self.work.parent / name, hurt))
+        # Not on the disk that is filled: what is said about it has to be read.
+        self.started.append(Process(line, self.reference.parent / name, hurt))
         return self.started[-1]
 
     def end(self, process: Process, *codes: int) -> tuple[int, str, list[str]]:
