@@ -105,6 +105,8 @@ def _become(words: list[str], log: Path, hurt: Callable[[], None] | None) -> Non
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
+    # As in a terminal: what a shell starts in the background ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hurt is not None:
         hurt()
     sys.argv = [str(ROOT / 'tools/train.py'), *words]
