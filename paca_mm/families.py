@@ -183,6 +183,11 @@ def family_of(kind: Any) -> Family | None:
     return found[0] if found and found[0].backbone == name else None
 
 
+def family_with(layout: 'KeyLayout | None') -> Family | None:
+    """The family whose checkpoints have a layout of keys; None for None."""
+    return next((f for f in families().values() if layout and f.layout is layout), None)
+
+
 def row_named(full_name: str) -> tuple[Family, str] | None:
     """``'paca_small'`` -> the family and ``'small'``; None for what is no published row."""
     for family in families().values():

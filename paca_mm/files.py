@@ -219,10 +219,10 @@ def distinct_stems(files: Sequence[str | os.PathLike]) -> list[str]:
     Where two have the same, the later one has its folder before it, as images in folders of their
     classes: ``000001``, ``cat_000001``.
     """
-    names: list[str] = []
+    names: dict[str, None] = {}  # in their order, and found at once among many
     for file in map(Path, files):
         name = file.stem if file.stem not in names else f'{file.parent.name}_{file.stem}'.strip('_')
         while name in names:  # a.png and a.jpg of the same folder
             name += '_'
-        names.append(name)
-    return names
+        names[name] = None
+    return [*names]

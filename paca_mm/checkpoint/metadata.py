@@ -20,7 +20,7 @@ from torch import Tensor
 
 from paca_mm import __version__
 from paca_mm.errors import some_of
-from paca_mm.families import families
+from paca_mm.families import family_with
 from paca_mm.paths import assets_root
 
 from .layout import KeyLayout
@@ -142,7 +142,7 @@ def _facts_of_row(
 
     The weights may be somebody's own, of the same size: the classes must at least be as many.
     """
-    owner = next((f for f in families().values() if layout and f.layout is layout), None)
+    owner = family_with(layout)
     if owner is None or owner.catalogue is None:
         return None
     found: list[Facts] = []

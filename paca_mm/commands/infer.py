@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from paca_mm.engine.config import load_config
     from paca_mm.engine.predict import Predictor, predict_all
 
-    images = [image for word in words for image in find_images(word)]
+    images = find_images(*words)
     cfg = load_config(config, shapes=args.shapes)
     predictor = Predictor(cfg, checkpoint, args.device)
     records = predict_all(
@@ -74,7 +74,7 @@ def _run_exported(args: argparse.Namespace) -> int:
     from paca_mm.deploy.predict import can_draw, find_images, predict_all
     from paca_mm.deploy.runtime import load
 
-    images = [image for word in args.words for image in find_images(word)]
+    images = find_images(*args.words)
     drawing = can_draw()
     records = predict_all(load(args.onnx), images, args.out, drawing)
     what = 'drawn images and predictions.json' if drawing else 'predictions.json (no drawings)'

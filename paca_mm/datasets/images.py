@@ -46,12 +46,16 @@ def images_in(folder: str | os.PathLike[str]) -> list[str]:
         )
 
 
-def find_images(what: str) -> list[str]:
-    """The images of a file, a folder or a glob.
+def find_images(*names: str) -> list[str]:
+    """The images of files, folders and globs, in their order.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none of one of them.
     """
+    return [image for name in names for image in _images_of(name)]
+
+
+def _images_of(what: str) -> list[str]:
     path = os.path.expanduser(what)
     if os.path.isdir(path):
         found = images_in(path)

@@ -14,17 +14,18 @@ from .images import has
 from .runtime import Exported
 
 
-def find_images(what: str) -> list[str]:
-    """See :func:`paca_mm.datasets.images.find_images`; of a file, the file, where there is no Pillow."""
+def find_images(*names: str) -> list[str]:
+    """See :func:`paca_mm.datasets.images.find_images`; of files, the files, where there is no Pillow."""
     if has('PIL'):
         from paca_mm.datasets.images import find_images as find
 
-        return find(what)
-    if os.path.isfile(what):
-        return [what]
-    raise UserError(
-        f'there is no image {what!r}; a folder or a glob takes Pillow: pip install pillow'
-    )
+        return find(*names)
+    for name in names:
+        if not os.path.isfile(name):
+            raise UserError(
+                f'there is no image {name!r}; a folder or a glob takes Pillow: pip install pillow'
+            )
+    return [*names]
 
 
 def can_draw() -> bool:

@@ -28,7 +28,7 @@ from paca_mm.engine.predict import dataset_meta, image_pipeline
 from paca_mm.engine.tasks import task_for
 from paca_mm.environment import require
 from paca_mm.errors import UserError
-from paca_mm.families import families
+from paca_mm.families import families, family_with
 from paca_mm.models.common.deploy import model_channels
 
 #: What ``--part`` may name, and what ``--output``.
@@ -357,9 +357,9 @@ def row_of(model: nn.Module) -> str:
     """
     state = model.state_dict()
     layout, prefix = find_layout(state) or (None, '')
-    if layout is None:
+    family = family_with(layout)
+    if layout is None or family is None:
         return ''
-    family = next(family for family in families().values() if family.layout is layout)
     rows = layout.rows(layout.settings(below(state, prefix)))
     return ' or '.join(family.prefix + row for row in rows)
 

@@ -78,7 +78,7 @@ class Explorer:
 
 def explore(args: argparse.Namespace) -> list[str]:
     """Run the command, once its line is parsed; returns what is wrong with images, each in a line."""
-    files = [file for what in args.images for file in find_images(what)]
+    files = find_images(*args.images)
     cfg = load_config(args.config, args.cfg_options, args.shapes)
     out = Path(args.out or Path('work_dirs', 'clusters', Path(args.config).stem))
     explorer = Explorer(cfg, args.checkpoint, args.device)
